@@ -1,0 +1,139 @@
+#include "ckernels.h"
+#include <math.h>
+#include <string.h>
+
+// Thread sanitizer and function multi-versioning do not go together (the resolver runs before the runtime is up).
+#if defined(__x86_64__) && defined(__has_feature)
+#if !__has_feature(thread_sanitizer) && !__has_feature(address_sanitizer)
+#define CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#endif
+#endif
+#ifndef CLONES
+#define CLONES
+#endif
+
+static inline float f32_of_bits(uint32_t u) {
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+
+static inline float f32_of_bf16(uint16_t h) { return f32_of_bits((uint32_t)h << 16); }
+
+// Shift exponent and mantissa into place and multiply by 2^112: exact for normal and subnormal halves alike; infinities and
+// NaNs, whose exponent field is full, are put right afterwards. No F16C needed.
+static inline float f32_of_f16(uint16_t h) {
+  uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = (uint32_t)(h & 0x7fffu) << 13;
+  float scaled = f32_of_bits(rest) * 0x1p112f;
+  uint32_t bits;
+  memcpy(&bits, &scaled, 4);
+  bits = (h & 0x7c00u) == 0x7c00u ? (rest | 0x7f800000u) : bits;
+  return f32_of_bits(bits | sign);
+}
+
+#define UNALIGNED(type, name) typedef type name __attribute__((aligned(1), may_alias))
+UNALIGNED(double, u_f64);
+UNALIGNED(float, u_f32);
+UNALIGNED(uint16_t, u_u16);
+
+// One loop per element type, contiguous and strided; the contiguous ones vectorise.
+#define LOOP(out, type, read)                                                                      \
+  if (stride == (ptrdiff_t)sizeof(type)) {                                                         \
+    const type *s = (const type *)src;                                                             \
+    if (add)                                                                                       \
+      for (size_t i = 0; i < n; i++) { type v = s[i]; dst[i] += scale * (out)(read); }             \
+    else if (scale == 1)                                                                           \
+      for (size_t i = 0; i < n; i++) { type v = s[i]; dst[i] = (out)(read); }                      \
+    else                                                                                           \
+      for (size_t i = 0; i < n; i++) { type v = s[i]; dst[i] = scale * (out)(read); }              \
+  } else {                                                                                         \
+    const char *s = (const char *)src;                                                             \
+    for (size_t i = 0; i < n; i++, s += stride) {                                                  \
+      type v = *(const type *)s;                                                                   \
+      out x = scale * (out)(read);                                                                 \
+      dst[i] = add ? dst[i] + x : x;                                                               \
+    }                                                                                              \
+  }
+
+CLONES void ck_load_f32(float *restrict dst, const void *restrict src, int dtype, ptrdiff_t stride, size_t n, float scale,
+                        int add) {
+  switch (dtype) {
+  case 1: LOOP(float, u_f64, v) break;
+  case 2: LOOP(float, u_f32, v) break;
+  case 3: LOOP(float, u_u16, f32_of_f16(v)) break;
+  case 4: LOOP(float, u_u16, f32_of_bf16(v)) break;
+  }
+}
+
+CLONES void ck_load_f64(double *restrict dst, const void *restrict src, int dtype, ptrdiff_t stride, size_t n, double scale,
+                        int add) {
+  switch (dtype) {
+  case 1: LOOP(double, u_f64, v) break;
+  case 2: LOOP(double, u_f32, v) break;
+  case 3: LOOP(double, u_u16, f32_of_f16(v)) break;
+  case 4: LOOP(double, u_u16, f32_of_bf16(v)) break;
+  }
+}
+
+// Explicit lanes: the order of additions is fixed, whatever the instruction set, so every clone gives the same bits as long
+// as products and sums are not contracted.
+#pragma clang fp contract(off)
+
+enum { LANES = 32 };
+
+CLONES void ck_dot_norm_f32(const float *x_, const float *y_, size_t n, double *xy, double *xx) {
+  const u_f32 *x = (const u_f32 *)x_, *y = (const u_f32 *)y_;
+  float p[LANES] = {0}, q[LANES] = {0};
+  size_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    for (int l = 0; l < LANES; l++) {
+      p[l] += x[i + l] * y[i + l];
+      q[l] += x[i + l] * x[i + l];
+    }
+  double s = 0, t = 0;
+  for (; i < n; i++) {
+    s += (double)x[i] * y[i];
+    t += (double)x[i] * x[i];
+  }
+  for (int l = 0; l < LANES; l++) {
+    s += p[l];
+    t += q[l];
+  }
+  *xy += s;
+  *xx += t;
+}
+
+CLONES void ck_dot_norm_f64(const double *x_, const double *y_, size_t n, double *xy, double *xx) {
+  const u_f64 *x = (const u_f64 *)x_, *y = (const u_f64 *)y_;
+  double p[LANES] = {0}, q[LANES] = {0};
+  size_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    for (int l = 0; l < LANES; l++) {
+      p[l] += x[i + l] * y[i + l];
+      q[l] += x[i + l] * x[i + l];
+    }
+  double s = 0, t = 0;
+  for (; i < n; i++) {
+    s += x[i] * y[i];
+    t += x[i] * x[i];
+  }
+  for (int l = 0; l < LANES; l++) {
+    s += p[l];
+    t += q[l];
+  }
+  *xy += s;
+  *xx += t;
+}
+
+CLONES void ck_accumulate_f32(double *restrict c, const float *restrict a, size_t n) {
+  for (size_t i = 0; i < n; i++) c[i] += a[i];
+}
+
+CLONES void ck_max_abs(double *restrict m, const double *restrict x, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    double v = fabs(x[i]);
+    m[i] = v > m[i] ? v : m[i];
+  }
+}
+
+int32_t ck_load_flag(const int32_t *flag) { return flag ? __atomic_load_n(flag, __ATOMIC_RELAXED) : 0; }

@@ -1,0 +1,24 @@
+// Element-wise and reduction kernels that need run-time dispatch (AVX2, AVX-512). Everything else is Swift.
+#ifndef CKERNELS_H
+#define CKERNELS_H
+#include <stddef.h>
+#include <stdint.h>
+
+// dst[i] (+)= scale * element i of src, for n elements `stride` bytes apart. dtype as in unmerge.h (1 f64, 2 f32, 3 f16,
+// 4 bf16). add = 0 stores, add = 1 accumulates. Any alignment.
+void ck_load_f32(float *dst, const void *src, int dtype, ptrdiff_t stride, size_t n, float scale, int add);
+void ck_load_f64(double *dst, const void *src, int dtype, ptrdiff_t stride, size_t n, double scale, int add);
+
+// In one read of the n values of x: *xy += sum x*y, *xx += sum x*x, in lanes summed in double at the end (f32: blocks of at
+// most 1024 values are expected).
+void ck_dot_norm_f32(const float *x, const float *y, size_t n, double *xy, double *xx);
+void ck_dot_norm_f64(const double *x, const double *y, size_t n, double *xy, double *xx);
+
+// c[i] += a[i] for a float32 panel result.
+void ck_accumulate_f32(double *c, const float *a, size_t n);
+// m[i] = max(m[i], |x[i]|).
+void ck_max_abs(double *m, const double *x, size_t n);
+
+// Relaxed atomic load of a cancel flag; NULL reads as 0.
+int32_t ck_load_flag(const int32_t *flag);
+#endif

@@ -1,0 +1,76 @@
+#include "copenblas.h"
+
+#ifdef UNMERGE_SCIPY_OPENBLAS
+#define NAME(x) scipy_##x
+#else
+#define NAME(x) x
+#endif
+
+enum { COLUMN_MAJOR = 102, NO_TRANS = 111, TRANS = 112, UPPER = 121, LOWER = 122, NON_UNIT = 131, LEFT = 141 };
+
+void NAME(cblas_ssyrk)(int, int, int, int, int, float, const float *, int, float, float *, int);
+void NAME(cblas_dsyrk)(int, int, int, int, int, double, const double *, int, double, double *, int);
+void NAME(cblas_sgemm)(int, int, int, int, int, int, float, const float *, int, const float *, int, float, float *, int);
+void NAME(cblas_dgemm)(int, int, int, int, int, int, double, const double *, int, const double *, int, double, double *, int);
+void NAME(cblas_sgemv)(int, int, int, int, float, const float *, int, const float *, int, float, float *, int);
+void NAME(cblas_dgemv)(int, int, int, int, double, const double *, int, const double *, int, double, double *, int);
+void NAME(cblas_daxpy)(int, double, const double *, int, double *, int);
+double NAME(cblas_ddot)(int, const double *, int, const double *, int);
+void NAME(cblas_dtrsv)(int, int, int, int, int, const double *, int, double *, int);
+void NAME(cblas_dtrsm)(int, int, int, int, int, int, int, double, const double *, int, double *, int);
+void NAME(dpotrf_)(const char *, const int *, double *, const int *, int *, unsigned long);
+void NAME(dpocon_)(const char *, const int *, const double *, const int *, const double *, double *, double *, int *, int *,
+                   unsigned long);
+int NAME(openblas_get_num_threads)(void);
+void NAME(openblas_set_num_threads)(int);
+char *NAME(openblas_get_config)(void);
+
+static int op(int trans) { return trans ? TRANS : NO_TRANS; }
+
+void openblas_ssyrk(int trans, int n, int k, const float *a, int lda, float *c, int ldc) {
+  NAME(cblas_ssyrk)(COLUMN_MAJOR, UPPER, op(trans), n, k, 1.0f, a, lda, 0.0f, c, ldc);
+}
+void openblas_dsyrk(int trans, int n, int k, const double *a, int lda, double *c, int ldc) {
+  NAME(cblas_dsyrk)(COLUMN_MAJOR, UPPER, op(trans), n, k, 1.0, a, lda, 0.0, c, ldc);
+}
+void openblas_sgemm(int transa, int transb, int m, int n, int k, float alpha, const float *a, int lda, const float *b,
+                    int ldb, float beta, float *c, int ldc) {
+  NAME(cblas_sgemm)(COLUMN_MAJOR, op(transa), op(transb), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+void openblas_dgemm(int transa, int transb, int m, int n, int k, double alpha, const double *a, int lda, const double *b,
+                    int ldb, double beta, double *c, int ldc) {
+  NAME(cblas_dgemm)(COLUMN_MAJOR, op(transa), op(transb), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+void openblas_sgemv(int trans, int m, int n, float alpha, const float *a, int lda, const float *x, int incx, float beta,
+                    float *y, int incy) {
+  NAME(cblas_sgemv)(COLUMN_MAJOR, op(trans), m, n, alpha, a, lda, x, incx, beta, y, incy);
+}
+void openblas_dgemv(int trans, int m, int n, double alpha, const double *a, int lda, const double *x, int incx,
+                    double beta, double *y, int incy) {
+  NAME(cblas_dgemv)(COLUMN_MAJOR, op(trans), m, n, alpha, a, lda, x, incx, beta, y, incy);
+}
+void openblas_daxpy(int n, double alpha, const double *x, int incx, double *y, int incy) {
+  NAME(cblas_daxpy)(n, alpha, x, incx, y, incy);
+}
+double openblas_ddot(int n, const double *x, int incx, const double *y, int incy) {
+  return NAME(cblas_ddot)(n, x, incx, y, incy);
+}
+void openblas_dtrsv(int lower, int trans, int n, const double *a, int lda, double *x, int incx) {
+  NAME(cblas_dtrsv)(COLUMN_MAJOR, lower ? LOWER : UPPER, op(trans), NON_UNIT, n, a, lda, x, incx);
+}
+void openblas_dtrsm_left(int lower, int trans, int m, int n, const double *a, int lda, double *b, int ldb) {
+  NAME(cblas_dtrsm)(COLUMN_MAJOR, LEFT, lower ? LOWER : UPPER, op(trans), NON_UNIT, m, n, 1.0, a, lda, b, ldb);
+}
+int openblas_dpotrf_upper(int n, double *a, int lda) {
+  int info = 0;
+  NAME(dpotrf_)("U", &n, a, &lda, &info, 1);
+  return info;
+}
+int openblas_dpocon_upper(int n, const double *a, int lda, double anorm, double *rcond, double *work, int *iwork) {
+  int info = 0;
+  NAME(dpocon_)("U", &n, a, &lda, &anorm, rcond, work, iwork, &info, 1);
+  return info;
+}
+int openblas_threads_get(void) { return NAME(openblas_get_num_threads)(); }
+void openblas_threads_set(int n) { NAME(openblas_set_num_threads)(n); }
+const char *openblas_description(void) { return NAME(openblas_get_config)(); }

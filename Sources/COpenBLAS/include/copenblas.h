@@ -1,0 +1,32 @@
+// The few BLAS and LAPACK routines the library uses, one name whatever OpenBLAS is underneath.
+// Column-major throughout; sizes are checked before they are narrowed to int.
+#ifndef COPENBLAS_H
+#define COPENBLAS_H
+
+void openblas_ssyrk(int trans, int n, int k, const float *a, int lda, float *c, int ldc);
+void openblas_dsyrk(int trans, int n, int k, const double *a, int lda, double *c, int ldc);
+void openblas_sgemm(int transa, int transb, int m, int n, int k, float alpha, const float *a, int lda, const float *b,
+                    int ldb, float beta, float *c, int ldc);
+void openblas_dgemm(int transa, int transb, int m, int n, int k, double alpha, const double *a, int lda, const double *b,
+                    int ldb, double beta, double *c, int ldc);
+void openblas_sgemv(int trans, int m, int n, float alpha, const float *a, int lda, const float *x, int incx, float beta,
+                    float *y, int incy);
+void openblas_dgemv(int trans, int m, int n, double alpha, const double *a, int lda, const double *x, int incx,
+                    double beta, double *y, int incy);
+void openblas_daxpy(int n, double alpha, const double *x, int incx, double *y, int incy);
+double openblas_ddot(int n, const double *x, int incx, const double *y, int incy);
+void openblas_dtrsv(int lower, int trans, int n, const double *a, int lda, double *x, int incx);
+void openblas_dtrsm_left(int lower, int trans, int m, int n, const double *a, int lda, double *b, int ldb);
+
+// Cholesky of the upper triangle, in place; returns LAPACK's info.
+int openblas_dpotrf_upper(int n, double *a, int lda);
+// Reciprocal condition number (1-norm) from the factor of openblas_dpotrf_upper; work 3n, iwork n.
+int openblas_dpocon_upper(int n, const double *a, int lda, double anorm, double *rcond, double *work, int *iwork);
+
+// OpenBLAS keeps one thread count per process. The library does its own data parallelism, so it asks for one thread while
+// calls are inside and puts the host's number back when the last one leaves.
+int openblas_threads_get(void);
+void openblas_threads_set(int n);
+const char *openblas_description(void);
+
+#endif

@@ -1,0 +1,445 @@
+/* unmerge.h: which components are in a merged model, how much, how sure, and what is left.
+ *
+ * SPDX-License-Identifier: MIT
+ *
+ * The problem.  y in R^p is the difference between a merged checkpoint and its base; the columns a_1..a_n of A (p x n, the
+ * "atoms") are known task vectors: dense differences, LoRA products B*A*scale, or any mixture.  Every method answers
+ *
+ *     minimise over w:   1/2 ||A w - y||^2  +  penalty(w)  subject to  w in a set
+ *
+ * The data is read once into a Gram (G = A'A, c = A'y, ||y||^2); every method then answers from the Gram in micro- to
+ * milliseconds, and reports a certificate that other code can recompute.
+ *
+ *     unmerge_operator *a = NULL, *y = NULL;  unmerge_gram *g = NULL;
+ *     unmerge_operator_from_matrix(&atoms, &a, &err);            // p x n, read in place
+ *     unmerge_operator_from_matrix(&target, &y, &err);           // p x 1
+ *     unmerge_gram_create(a, y, NULL, NULL, &g, &err);           // the one pass over the data
+ *     unmerge_nnls(g, NULL, NULL, &coef, &report, &err);         // as many methods as you like
+ *
+ * Rules that hold for every function
+ *  - Returns UNMERGE_OK (0) or a negative status.  On a negative status outputs are untouched and `error`, when not NULL,
+ *    holds one sentence: which argument, what was expected, what came.
+ *  - `options`, `run`, `reports` and `error` may be NULL.  Options and run structs must be prepared with their _init
+ *    function, which fills in the defaults; set fields afterwards.
+ *  - The caller owns every array.  Operators borrow the arrays they are given: keep them alive and unchanged until the
+ *    operator, and every Gram made from it with columns on demand, is destroyed.
+ *  - Handles are checked: a stale, foreign or NULL handle is UNMERGE_E_HANDLE or UNMERGE_E_NULL, never a crash.  _destroy
+ *    accepts NULL and stale handles.  A handle may be destroyed while another thread uses it; the memory goes after.
+ *  - Operators are built by one thread; once built, operators, masks and Grams may be shared freely between threads.
+ *  - The library never prints, exits, installs signal handlers, reads the environment or keeps settings.
+ *  - Same inputs, options and seed give the same bits for any number of threads.
+ *  - Callbacks run on the calling thread, must not throw and must not call longjmp through the library.
+ */
+#ifndef UNMERGE_H
+#define UNMERGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define UNMERGE_VERSION_MAJOR 1
+#define UNMERGE_VERSION_MINOR 0
+#define UNMERGE_VERSION_PATCH 0
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---------------------------------------------------------------- status, outcome, flags */
+
+/* Status: did the call do its work? */
+typedef int32_t unmerge_status;
+#define UNMERGE_OK 0
+#define UNMERGE_E_NULL (-1)      /* a required argument is NULL */
+#define UNMERGE_E_RANGE (-2)     /* an option or argument is outside its range */
+#define UNMERGE_E_SHAPE (-3)     /* shapes or sizes do not fit, or overflow */
+#define UNMERGE_E_DTYPE (-4)     /* unknown or unsuitable element type */
+#define UNMERGE_E_NONFINITE (-5) /* NaN or infinity in the data; the message names row and atom */
+#define UNMERGE_E_HANDLE (-6)    /* stale handle, or a handle of another kind */
+#define UNMERGE_E_VERSION (-7)   /* struct_size is 0, or a newer struct with fields this library does not know */
+#define UNMERGE_E_MEMORY (-8)    /* memory that grows with the data could not be allocated */
+#define UNMERGE_E_FORMAT (-9)    /* a saved Gram is truncated, damaged or of an unknown version */
+#define UNMERGE_E_CANCELLED (-10) /* cancelled before there was an answer (the data pass) */
+#define UNMERGE_E_DEADLINE (-11) /* the deadline passed before there was an answer (the data pass) */
+#define UNMERGE_E_INTERNAL (-12) /* a defect of the library; please report */
+
+/* Outcome: how did a method end?  The coefficients are the best found in every case. */
+#define UNMERGE_CONVERGED 0
+#define UNMERGE_ITERATION_LIMIT 1
+#define UNMERGE_TIME_LIMIT 2
+#define UNMERGE_CANCELLED 3
+#define UNMERGE_STALLED 4 /* rounding stops progress above tol; see relative_gap and violation */
+
+/* Flags of a report (bit set) */
+#define UNMERGE_FLAG_RANK_DEFICIENT 1   /* numerically dependent atoms: the fit is unique, the coefficients are not */
+#define UNMERGE_FLAG_ZERO_ATOM 2        /* an atom is identically zero; its coefficient is 0 */
+#define UNMERGE_FLAG_CLIPPED 4          /* k was larger than the number of usable atoms */
+#define UNMERGE_FLAG_FULLY_EXPLAINED 8  /* the residual is at the rounding floor of the arithmetic */
+#define UNMERGE_FLAG_REDUCED_ACCURACY 16 /* condition too high for the precision of the Gram: refine, or use ridge */
+
+/* ---------------------------------------------------------------- errors, views, the run */
+
+typedef struct unmerge_error { /* never grows */
+  unmerge_status status;
+  int32_t reserved;
+  char message[504]; /* UTF-8, NUL-terminated, one sentence */
+} unmerge_error;
+
+/* Element types. f16 is IEEE half, bf16 is bfloat16. */
+#define UNMERGE_F64 1
+#define UNMERGE_F32 2
+#define UNMERGE_F16 3
+#define UNMERGE_BF16 4
+
+/* A 2-D array in the caller's memory.  Element (i, j) is at (char*)data + i*strides[0] + j*strides[1]; strides are in bytes
+ * and may be negative, zero (broadcast, inputs only) or unaligned.  A vector of length p is p x 1. */
+typedef struct unmerge_view { /* never grows */
+  void *data;
+  int32_t dtype;
+  int32_t reserved; /* 0 */
+  int64_t shape[2];
+  int64_t strides[2];
+} unmerge_view;
+
+/* Phases of a progress report */
+#define UNMERGE_PHASE_PASS 1   /* reading the data; done/total count entries of one column */
+#define UNMERGE_PHASE_SOLVE 2  /* iterating; done counts targets, objective and relative_gap are those of the last one */
+
+typedef struct unmerge_progress {
+  size_t struct_size;
+  int32_t phase;
+  int32_t pass; /* 1 for the first pass over the data */
+  int64_t done;
+  int64_t total;
+  double objective;    /* NaN in a pass */
+  double relative_gap; /* NaN in a pass */
+} unmerge_progress;
+
+/* Return 0 to go on, anything else to cancel.  Called at most about ten times a second, on the calling thread. */
+typedef int32_t (*unmerge_progress_fn)(void *user, const unmerge_progress *progress);
+
+typedef struct unmerge_run {
+  size_t struct_size;
+  double tol;               /* relative gap (or violation, where no gap exists) to reach; (0, 1); default 1e-10 */
+  int64_t max_iter;         /* sweeps or pivots per target; >= 0; default 10000; 0 = certify the warm start */
+  double deadline;          /* seconds from the start of the call; 0 = none (default) */
+  uint64_t seed;            /* chooses the folds; default 0 */
+  int32_t threads;          /* 0 = one per core (default); results do not depend on it */
+  int32_t reserved;         /* 0 */
+  unmerge_progress_fn progress; /* NULL = none */
+  void *progress_user;
+  const int32_t *cancel;    /* NULL = none; any thread may store non-zero there to cancel; polled every few ms */
+} unmerge_run;
+unmerge_status unmerge_run_init(unmerge_run *run, size_t size);
+
+/* One report per target.  `reports` points to n_targets structs, struct_size set in the first (it is the distance
+ * between them); NULL = not wanted. */
+typedef struct unmerge_report {
+  size_t struct_size;
+  int32_t outcome;      /* UNMERGE_CONVERGED ... */
+  int32_t flags;        /* UNMERGE_FLAG_... */
+  int64_t iterations;   /* sweeps, pivots or selected atoms */
+  int64_t nonzeros;
+  int64_t passes;       /* passes over the data this answer has needed so far (a saved or given Gram: 0) */
+  double objective;     /* 1/2 ||Aw-y||^2 + penalty, at the returned coefficients */
+  double duality_gap;   /* bound on objective - optimum; NaN where no bound is known */
+  double relative_gap;  /* duality_gap / max(objective, rounding floor of ||y||^2) */
+  double violation;     /* largest KKT violation as a correlation, in [0, 1]: |violation_j| / (||a_j|| ||y||) */
+  double rss;           /* ||Aw-y||^2 */
+  double yy;            /* ||y||^2 */
+  double r2;            /* 1 - rss/yy; 0 when y = 0 */
+  double condition;     /* estimate for the unit-diagonal Gram of the atoms in use; NaN where not computed */
+  double seconds;
+  int32_t streamed;     /* 1: certificate recomputed from the data (unmerge_verify, unmerge_refine); 0: from the Gram */
+  int32_t reserved;
+} unmerge_report;
+unmerge_status unmerge_report_init(unmerge_report *report, size_t size);
+
+/* ---------------------------------------------------------------- library */
+
+const char *unmerge_version(void);                       /* "1.0.0" */
+const char *unmerge_status_name(unmerge_status status);  /* "UNMERGE_E_SHAPE"; never NULL */
+const char *unmerge_outcome_name(int32_t outcome);       /* "converged", ...; never NULL */
+const char *unmerge_blas_description(void);              /* what linear algebra is underneath, for bug reports */
+
+/* ---------------------------------------------------------------- operator: a set of columns, never densified
+ *
+ * An operator is a list of columns (atoms, or targets) over a list of modules.  A module is a named rows x cols matrix of a
+ * model; its entries are rows*cols consecutive entries of every column, row-major.  p is the sum of rows*cols.  A column
+ * that is not set on a module is zero there. */
+
+typedef struct unmerge_operator unmerge_operator;
+
+unmerge_status unmerge_operator_create(unmerge_operator **out, unmerge_error *error);
+
+/* The columns of one p x n matrix: one module named "" of p x 1 entries, columns named "0", "1", ... */
+unmerge_status unmerge_operator_from_matrix(const unmerge_view *matrix, unmerge_operator **out, unmerge_error *error);
+
+/* Names must be unique, UTF-8; the index of the new module or column is stored in *index when index is not NULL. */
+unmerge_status unmerge_operator_add_module(unmerge_operator *op, const char *name, int64_t rows, int64_t cols, int64_t *index,
+                                           unmerge_error *error);
+unmerge_status unmerge_operator_add_column(unmerge_operator *op, const char *name, int64_t *index, unmerge_error *error);
+
+/* Column on module = scale * (values - base).  values and base are rows x cols; base NULL = 0.  Subtracted on the fly. */
+unmerge_status unmerge_operator_set_dense(unmerge_operator *op, int64_t module, int64_t column, const unmerge_view *values,
+                                          const unmerge_view *base, double scale, unmerge_error *error);
+
+/* Column on module = scale * B * A, with B rows x r and A r x cols (LoRA's lora_B and lora_A).  The product is never formed:
+ * <B1 A1, B2 A2> = sum of (B1'B2) o (A1 A2'). */
+unmerge_status unmerge_operator_set_lora(unmerge_operator *op, int64_t module, int64_t column, const unmerge_view *b,
+                                         const unmerge_view *a, double scale, unmerge_error *error);
+
+/* Any of the four results may be NULL. */
+unmerge_status unmerge_operator_shape(const unmerge_operator *op, int64_t *modules, int64_t *columns, int64_t *entries,
+                                      unmerge_error *error);
+void unmerge_operator_destroy(unmerge_operator *op);
+
+/* ---------------------------------------------------------------- mask: compression to the entries that matter
+ *
+ * Keeps, per module, the k entries with the largest max over the columns of |entry|, exactly k, ties to the lower index (the
+ * compression of UNMERGE, phase 3).  Works from dense columns and factors alike; needs 8 bytes per entry of the largest
+ * module while it runs. */
+
+typedef struct unmerge_mask unmerge_mask;
+typedef struct unmerge_mask_options {
+  size_t struct_size;
+  int64_t per_module; /* entries to keep in each module; a smaller module keeps all; 0 = use total */
+  int64_t total;      /* entries to keep in all, floor(total / modules) in each module; default 999936 */
+} unmerge_mask_options;
+unmerge_status unmerge_mask_options_init(unmerge_mask_options *options, size_t size);
+unmerge_status unmerge_mask_create(const unmerge_operator *a, const unmerge_mask_options *options, const unmerge_run *run,
+                                   unmerge_mask **out, unmerge_error *error);
+/* Number of kept entries of a module, or of all modules with module = -1. */
+unmerge_status unmerge_mask_count(const unmerge_mask *mask, int64_t module, int64_t *count, unmerge_error *error);
+/* The kept entries of a module (row-major index inside the module), ascending; capacity >= the module's count. */
+unmerge_status unmerge_mask_indices(const unmerge_mask *mask, int64_t module, int64_t *indices, int64_t capacity,
+                                    unmerge_error *error);
+void unmerge_mask_destroy(unmerge_mask *mask);
+
+/* ---------------------------------------------------------------- Gram: the summary every method answers from
+ *
+ * G = A'A (n x n), C = A'Y (n x T), yy = diag(Y'Y), in double, kept per block; blocks add.  Bit-identical for any number of
+ * threads.  Read-only once made. */
+
+typedef struct unmerge_gram unmerge_gram;
+
+#define UNMERGE_PRECISION_AUTO 0  /* exact when the data is f64 or the exact pass is cheap; else fast, and once more exact
+                                     when the condition estimate says that fast cannot reach `accuracy` */
+#define UNMERGE_PRECISION_FAST 1  /* float32 panels summed in double: entry error <= 2e-8 ||a_i|| ||a_j|| */
+#define UNMERGE_PRECISION_EXACT 2 /* double: entry error <= 5e-15 ||a_i|| ||a_j|| */
+
+#define UNMERGE_COLUMNS_ALL 0
+#define UNMERGE_COLUMNS_ON_DEMAND 1 /* C and ||a_j|| now, columns of G in later passes when a sparse method asks; dense
+                                       columns only, ignored where there are LoRA factors */
+
+#define UNMERGE_BLOCKS_PER_MODULE 0
+#define UNMERGE_BLOCKS_ONE 1
+
+typedef struct unmerge_gram_options {
+  size_t struct_size;
+  int32_t precision; /* UNMERGE_PRECISION_...; default AUTO */
+  int32_t columns;   /* UNMERGE_COLUMNS_...; default ALL */
+  int32_t blocks;    /* UNMERGE_BLOCKS_...; default PER_MODULE */
+  int32_t folds;     /* K >= 1 splits every block into K folds by a hash of seed, module and row; default 1 */
+  double accuracy;   /* AUTO only: relative accuracy wanted of unpenalised coefficients; default 1e-6 */
+  const unmerge_mask *mask; /* NULL = all entries; the mask must have been made for the same modules */
+} unmerge_gram_options;
+unmerge_status unmerge_gram_options_init(unmerge_gram_options *options, size_t size);
+
+/* The one pass.  a and y must have the same modules in the same order.  Cancellable; needs 8 n^2 (threads + blocks + 2) bytes
+ * and one panel per thread beside the data. */
+unmerge_status unmerge_gram_create(const unmerge_operator *a, const unmerge_operator *y, const unmerge_gram_options *options,
+                                   const unmerge_run *run, unmerge_gram **out, unmerge_error *error);
+
+/* From arrays: G n x n (the upper triangle is read), C n x T, yy T x 1, any dtype; p >= 0 is the number of rows they came from. */
+unmerge_status unmerge_gram_from_arrays(const unmerge_view *g, const unmerge_view *c, const unmerge_view *yy, int64_t p,
+                                        unmerge_gram **out, unmerge_error *error);
+
+typedef struct unmerge_gram_info {
+  size_t struct_size;
+  int64_t atoms, targets, blocks, entries;
+  int64_t passes;    /* over the data */
+  int64_t columns;   /* columns of G known; atoms unless on demand */
+  int32_t precision; /* UNMERGE_PRECISION_FAST or _EXACT: what it was made with */
+  int32_t reserved;
+  double condition;  /* estimate for the unit-diagonal G; infinity when singular; NaN when on demand */
+} unmerge_gram_info;
+unmerge_status unmerge_gram_get_info(const unmerge_gram *gram, unmerge_gram_info *info, unmerge_error *error);
+
+/* Block b: its module's name (borrowed until the Gram is destroyed), fold and number of entries; results may be NULL. */
+unmerge_status unmerge_gram_block(const unmerge_gram *gram, int64_t block, const char **module, int64_t *fold,
+                                  int64_t *entries, unmerge_error *error);
+/* Copies out block b, or the sum with block = -1; g n x n, c n x T, yy T x 1, f32 or f64; each may be NULL. */
+unmerge_status unmerge_gram_arrays(const unmerge_gram *gram, int64_t block, const unmerge_view *g, const unmerge_view *c,
+                                   const unmerge_view *yy, unmerge_error *error);
+
+/* The sum of two Grams over the same numbers of atoms and targets: blocks of one module name and fold add, others are kept. */
+unmerge_status unmerge_gram_merge(const unmerge_gram *a, const unmerge_gram *b, unmerge_gram **out, unmerge_error *error);
+/* The Gram of some atoms (in the order given) over some blocks; NULL = all.  Leave-one-block-out is a list without it. */
+unmerge_status unmerge_gram_subset(const unmerge_gram *gram, const int64_t *atoms, int64_t n_atoms, const int64_t *blocks,
+                                   int64_t n_blocks, unmerge_gram **out, unmerge_error *error);
+
+/* A Gram as bytes: versioned, little-endian, with a checksum.  unmerge_gram_save writes exactly *size bytes. */
+unmerge_status unmerge_gram_saved_size(const unmerge_gram *gram, int64_t *size, unmerge_error *error);
+unmerge_status unmerge_gram_save(const unmerge_gram *gram, void *bytes, int64_t size, unmerge_error *error);
+unmerge_status unmerge_gram_load(const void *bytes, int64_t size, unmerge_gram **out, unmerge_error *error);
+void unmerge_gram_destroy(unmerge_gram *gram);
+
+/* ---------------------------------------------------------------- accumulator: a Gram from rows that come in pieces
+ *
+ * Rows of [A Y] in calls of any size; the result does not depend on how they are cut, to the last bit, and equals
+ * unmerge_gram_create on the whole matrix.  precision FAST or EXACT (AUTO = EXACT); columns, folds and mask do not apply. */
+
+typedef struct unmerge_accumulator unmerge_accumulator;
+unmerge_status unmerge_accumulator_create(int64_t atoms, int64_t targets, const unmerge_gram_options *options,
+                                          unmerge_accumulator **out, unmerge_error *error);
+/* a: q x atoms, y: q x targets, the next q rows.  After an error nothing of the call has been added; NaN and infinity are
+ * found by unmerge_accumulator_finish. */
+unmerge_status unmerge_accumulator_add(unmerge_accumulator *acc, const unmerge_view *a, const unmerge_view *y,
+                                       const unmerge_run *run, unmerge_error *error);
+/* The Gram of the rows so far; the accumulator stays usable. */
+unmerge_status unmerge_accumulator_finish(unmerge_accumulator *acc, unmerge_gram **out, unmerge_error *error);
+void unmerge_accumulator_destroy(unmerge_accumulator *acc);
+
+/* ---------------------------------------------------------------- methods
+ *
+ * coef is n x T (f64 or f32, written; read first where warm_start = 1); column t answers for target t.  `weights`, where an
+ * option has it, points to n non-negative finite doubles that multiply the penalty of each atom; NULL = ones. */
+
+/* Dot products and projections (attribution by similarity). */
+#define UNMERGE_DOT_RAW 0        /* <a_j, y> */
+#define UNMERGE_DOT_COSINE 1     /* <a_j, y> / (||a_j|| ||y||), in [-1, 1]; 0 for a zero atom or y */
+#define UNMERGE_DOT_PROJECTION 2 /* <a_j, y> / ||a_j||^2: the least-squares weight when atom j is alone */
+#define UNMERGE_DOT_JOINT 3      /* orthogonal projection on the span of all atoms: least squares; dependent atoms get 0 */
+typedef struct unmerge_dot_options {
+  size_t struct_size;
+  int32_t variant; /* default UNMERGE_DOT_RAW */
+  int32_t reserved;
+} unmerge_dot_options;
+unmerge_status unmerge_dot_options_init(unmerge_dot_options *options, size_t size);
+/* For RAW, COSINE and PROJECTION the report's objective, rss and gap are NaN: they are not a joint fit. */
+unmerge_status unmerge_dot(const unmerge_gram *gram, const unmerge_dot_options *options, const unmerge_run *run,
+                           const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* Ridge: 1/2 ||Aw-y||^2 + alpha/2 sum_j weights_j w_j^2.  Direct (Cholesky).  alpha = 0 is least squares; dependent atoms
+ * then get 0 and UNMERGE_FLAG_RANK_DEFICIENT is set. */
+typedef struct unmerge_ridge_options {
+  size_t struct_size;
+  double alpha; /* >= 0, finite; default 1 */
+  const double *weights;
+} unmerge_ridge_options;
+unmerge_status unmerge_ridge_options_init(unmerge_ridge_options *options, size_t size);
+unmerge_status unmerge_ridge(const unmerge_gram *gram, const unmerge_ridge_options *options, const unmerge_run *run,
+                             const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* LASSO: 1/2 ||Aw-y||^2 + alpha sum_j weights_j |w_j|, optionally w >= 0.  Covariance coordinate descent with an active-set
+ * Newton finish; duality gap free of cancellation.  alpha >= alpha_max gives exactly 0. */
+typedef struct unmerge_lasso_options {
+  size_t struct_size;
+  double alpha;       /* >= 0, finite; default 1; a fraction of alpha_max when relative = 1 */
+  const double *weights;
+  int32_t relative;   /* 0 or 1; default 0 */
+  int32_t positive;   /* 0 or 1; default 0 */
+  int32_t warm_start; /* 0 or 1; default 0 */
+  int32_t reserved;
+} unmerge_lasso_options;
+unmerge_status unmerge_lasso_options_init(unmerge_lasso_options *options, size_t size);
+unmerge_status unmerge_lasso(const unmerge_gram *gram, const unmerge_lasso_options *options, const unmerge_run *run,
+                             const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* Elastic net: 1/2 ||Aw-y||^2 + alpha l1_ratio sum weights_j |w_j| + alpha (1-l1_ratio)/2 sum weights_j w_j^2. */
+typedef struct unmerge_elastic_net_options {
+  size_t struct_size;
+  double alpha;       /* >= 0, finite; default 1; a fraction of alpha_max when relative = 1 (needs l1_ratio > 0) */
+  double l1_ratio;    /* [0, 1]; default 0.5 */
+  const double *weights;
+  int32_t relative;   /* 0 or 1; default 0 */
+  int32_t positive;   /* 0 or 1; default 0 */
+  int32_t warm_start; /* 0 or 1; default 0 */
+  int32_t reserved;
+} unmerge_elastic_net_options;
+unmerge_status unmerge_elastic_net_options_init(unmerge_elastic_net_options *options, size_t size);
+unmerge_status unmerge_elastic_net(const unmerge_gram *gram, const unmerge_elastic_net_options *options,
+                                   const unmerge_run *run, const unmerge_view *coef, unmerge_report *reports,
+                                   unmerge_error *error);
+
+/* The smallest alpha whose LASSO (elastic net, for l1_ratio in (0, 1)) solution is 0, for each target: T doubles.
+ * positive = 1: for the non-negative problem. */
+unmerge_status unmerge_alpha_max(const unmerge_gram *gram, double l1_ratio, const double *weights, int32_t positive,
+                                 double *alpha_max, unmerge_error *error);
+
+/* A path of elastic nets (LASSO for l1_ratio = 1) for one target over a decreasing grid of alphas, each warm-started. */
+typedef struct unmerge_path_options {
+  size_t struct_size;
+  double l1_ratio;        /* (0, 1]; default 1 */
+  double alpha_min_ratio; /* (0, 1); default 1e-3; grid alpha_max * ratio^(i / (n_alphas - 1)) */
+  const double *alphas;   /* NULL = that grid; else n_alphas values >= 0 in any order */
+  const double *weights;
+  int64_t n_alphas;       /* >= 1; default 100 */
+  int64_t target;         /* 0 <= target < T; default 0 */
+  int32_t positive;       /* 0 or 1; default 0 */
+  int32_t reserved;
+} unmerge_path_options;
+unmerge_status unmerge_path_options_init(unmerge_path_options *options, size_t size);
+/* alphas (n_alphas doubles, NULL = not wanted) and coef (n x n_alphas) are in the order of the grid; n_alphas reports. */
+unmerge_status unmerge_lasso_path(const unmerge_gram *gram, const unmerge_path_options *options, const unmerge_run *run,
+                                  double *alphas, const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* Non-negative least squares: 1/2 ||Aw-y||^2 subject to w >= 0.  Active set; exact zeros; the gap is the bound
+ * 1/2 v'G^-1 v of the projected gradient v (NaN for a singular or partly known G). */
+typedef struct unmerge_nnls_options {
+  size_t struct_size;
+  int32_t warm_start; /* 0 or 1; default 0 */
+  int32_t reserved;
+} unmerge_nnls_options;
+unmerge_status unmerge_nnls_options_init(unmerge_nnls_options *options, size_t size);
+unmerge_status unmerge_nnls(const unmerge_gram *gram, const unmerge_nnls_options *options, const unmerge_run *run,
+                            const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* Orthogonal matching pursuit: greedily min ||Aw-y||^2 with at most k atoms, scored by |a_j'r| / ||a_j||; coefficients are
+ * least squares on the selection.  Ties go to the lower index; numerically dependent atoms are passed over. */
+typedef struct unmerge_omp_options {
+  size_t struct_size;
+  int64_t k;           /* >= 1; default 10; more than the usable atoms: clipped, UNMERGE_FLAG_CLIPPED */
+  double residual_tol; /* stop when ||r|| <= residual_tol * ||y||; [0, 1]; default 0 */
+  int32_t positive;    /* 1: only atoms with a positive correlation, non-negative refit; default 0 */
+  int32_t reserved;
+} unmerge_omp_options;
+unmerge_status unmerge_omp_options_init(unmerge_omp_options *options, size_t size);
+/* order: k x T int64, row-major, atoms in the order of selection, then -1; NULL = not wanted.
+ * violation is the largest correlation of the residual with a selected atom. */
+unmerge_status unmerge_omp(const unmerge_gram *gram, const unmerge_omp_options *options, const unmerge_run *run,
+                           const unmerge_view *coef, int64_t *order, unmerge_report *reports, unmerge_error *error);
+
+/* ---------------------------------------------------------------- verify and refine: from the data, not from the Gram
+ *
+ * The problem the coefficients are an answer to: alpha, l1_ratio, weights, positive as in the elastic net (alpha = 0: least
+ * squares, with positive = 1: NNLS; l1_ratio = 0: ridge).  support_only = 1: least squares on the non-zero coefficients (OMP). */
+typedef struct unmerge_problem {
+  size_t struct_size;
+  double alpha;         /* >= 0; default 0 */
+  double l1_ratio;      /* [0, 1]; default 1 */
+  const double *weights;
+  int32_t positive;     /* 0 or 1; default 0 */
+  int32_t support_only; /* 0 or 1; default 0 */
+  const unmerge_mask *mask; /* NULL = all entries */
+} unmerge_problem;
+unmerge_status unmerge_problem_init(unmerge_problem *problem, size_t size);
+
+/* One streamed pass in double: residual, correlations A'r, objective, gap and violation of coef.  residual_correlation: n x T
+ * doubles view (written) or NULL. */
+unmerge_status unmerge_verify(const unmerge_operator *a, const unmerge_operator *y, const unmerge_problem *problem,
+                              const unmerge_run *run, const unmerge_view *coef, const unmerge_view *residual_correlation,
+                              unmerge_report *reports, unmerge_error *error);
+
+/* One streamed refinement: coef += solution of G_SS d = (A'r - penalty gradient)_S on the support S of coef (all atoms for
+ * ridge and least squares without sign), with the residual recomputed from the data; wins about four digits up to condition
+ * 1e6 of A.  Reports are those of the refined coefficients, streamed = 1.  Signs are kept: a coefficient that would change
+ * its sign stays where it is and shows up in the violation. */
+unmerge_status unmerge_refine(const unmerge_gram *gram, const unmerge_operator *a, const unmerge_operator *y,
+                              const unmerge_problem *problem, const unmerge_run *run, const unmerge_view *coef,
+                              unmerge_report *reports, unmerge_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* UNMERGE_H */
