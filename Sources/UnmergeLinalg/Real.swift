@@ -1,0 +1,105 @@
+import CKernels
+import COpenBLAS
+
+/// The two types arithmetic is done in. Each requirement is one BLAS operation or kernel on a whole panel, column-major,
+/// so that a call through the protocol costs nothing beside its work.
+package protocol Real: BinaryFloatingPoint, BitwiseCopyable, Sendable {
+  static var elementType: ElementType { get }
+
+  /// destination (+)= scale * elements of `source`, `stride` bytes apart.
+  static func load(
+    _ destination: UnsafeMutablePointer<Self>, _ source: UnsafeRawPointer, _ type: ElementType, stride: Int, count: Int,
+    scale: Double, add: Bool)
+
+  /// Upper triangle of C = AᵀA; A is k×n, or its transpose in memory when `rowMajor`.
+  static func syrk(
+    _ n: Int, _ k: Int, _ a: UnsafePointer<Self>, _ lda: Int, rowMajor: Bool, _ c: UnsafeMutablePointer<Self>, _ ldc: Int)
+
+  /// C = alpha·op(A)·op(B) + beta·C, op(A) m×k.
+  static func gemm(
+    _ transA: Bool, _ transB: Bool, _ m: Int, _ n: Int, _ k: Int, _ alpha: Self, _ a: UnsafePointer<Self>, _ lda: Int,
+    _ b: UnsafePointer<Self>, _ ldb: Int, _ beta: Self, _ c: UnsafeMutablePointer<Self>, _ ldc: Int)
+
+  /// xy += Σ x·y and xx += Σ x·x in one read of x.
+  static func dotNorm(
+    _ x: UnsafePointer<Self>, _ y: UnsafePointer<Self>, _ count: Int, _ xy: UnsafeMutablePointer<Double>,
+    _ xx: UnsafeMutablePointer<Double>)
+
+  /// sum += x, element by element.
+  static func accumulate(_ sum: UnsafeMutablePointer<Double>, _ x: UnsafePointer<Self>, _ count: Int)
+}
+
+/// BLAS counts in 32 bits. The door refuses what does not fit, and panels are far below it.
+@inline(__always) private func i32(_ x: Int) -> Int32 { Int32(truncatingIfNeeded: x) }
+
+extension Float: Real {
+  package static var elementType: ElementType { .f32 }
+
+  package static func load(
+    _ destination: UnsafeMutablePointer<Float>, _ source: UnsafeRawPointer, _ type: ElementType, stride: Int, count: Int,
+    scale: Double, add: Bool
+  ) {
+    ck_load_f32(destination, source, type.rawValue, stride, count, Float(scale), add ? 1 : 0)
+  }
+
+  package static func syrk(
+    _ n: Int, _ k: Int, _ a: UnsafePointer<Float>, _ lda: Int, rowMajor: Bool, _ c: UnsafeMutablePointer<Float>, _ ldc: Int
+  ) {
+    openblas_ssyrk(rowMajor ? 0 : 1, i32(n), i32(k), a, i32(lda), c, i32(ldc))
+  }
+
+  package static func gemm(
+    _ transA: Bool, _ transB: Bool, _ m: Int, _ n: Int, _ k: Int, _ alpha: Float, _ a: UnsafePointer<Float>, _ lda: Int,
+    _ b: UnsafePointer<Float>, _ ldb: Int, _ beta: Float, _ c: UnsafeMutablePointer<Float>, _ ldc: Int
+  ) {
+    openblas_sgemm(
+      transA ? 1 : 0, transB ? 1 : 0, i32(m), i32(n), i32(k), alpha, a, i32(lda), b, i32(ldb), beta, c, i32(ldc))
+  }
+
+  package static func dotNorm(
+    _ x: UnsafePointer<Float>, _ y: UnsafePointer<Float>, _ count: Int, _ xy: UnsafeMutablePointer<Double>,
+    _ xx: UnsafeMutablePointer<Double>
+  ) {
+    ck_dot_norm_f32(x, y, count, xy, xx)
+  }
+
+  package static func accumulate(_ sum: UnsafeMutablePointer<Double>, _ x: UnsafePointer<Float>, _ count: Int) {
+    ck_accumulate_f32(sum, x, count)
+  }
+}
+
+extension Double: Real {
+  package static var elementType: ElementType { .f64 }
+
+  package static func load(
+    _ destination: UnsafeMutablePointer<Double>, _ source: UnsafeRawPointer, _ type: ElementType, stride: Int, count: Int,
+    scale: Double, add: Bool
+  ) {
+    ck_load_f64(destination, source, type.rawValue, stride, count, scale, add ? 1 : 0)
+  }
+
+  package static func syrk(
+    _ n: Int, _ k: Int, _ a: UnsafePointer<Double>, _ lda: Int, rowMajor: Bool, _ c: UnsafeMutablePointer<Double>, _ ldc: Int
+  ) {
+    openblas_dsyrk(rowMajor ? 0 : 1, i32(n), i32(k), a, i32(lda), c, i32(ldc))
+  }
+
+  package static func gemm(
+    _ transA: Bool, _ transB: Bool, _ m: Int, _ n: Int, _ k: Int, _ alpha: Double, _ a: UnsafePointer<Double>, _ lda: Int,
+    _ b: UnsafePointer<Double>, _ ldb: Int, _ beta: Double, _ c: UnsafeMutablePointer<Double>, _ ldc: Int
+  ) {
+    openblas_dgemm(
+      transA ? 1 : 0, transB ? 1 : 0, i32(m), i32(n), i32(k), alpha, a, i32(lda), b, i32(ldb), beta, c, i32(ldc))
+  }
+
+  package static func dotNorm(
+    _ x: UnsafePointer<Double>, _ y: UnsafePointer<Double>, _ count: Int, _ xy: UnsafeMutablePointer<Double>,
+    _ xx: UnsafeMutablePointer<Double>
+  ) {
+    ck_dot_norm_f64(x, y, count, xy, xx)
+  }
+
+  package static func accumulate(_ sum: UnsafeMutablePointer<Double>, _ x: UnsafePointer<Double>, _ count: Int) {
+    for i in 0..<count { sum[i] += x[i] }
+  }
+}
