@@ -75,6 +75,34 @@ CLONES void ck_load_f64(double *restrict dst, const void *restrict src, int dtyp
   }
 }
 
+#define GATHER(out, type, read)                                                                    \
+  for (size_t k = 0; k < n; k++) {                                                                 \
+    int64_t i = index[k] / cols, j = index[k] % cols;                                              \
+    type v = *(const type *)((const char *)src + i * row_stride + j * col_stride);                 \
+    out x = scale * (out)(read);                                                                   \
+    dst[k] = add ? dst[k] + x : x;                                                                 \
+  }
+
+void ck_gather_f32(float *restrict dst, const void *restrict src, int dtype, ptrdiff_t row_stride, ptrdiff_t col_stride,
+                   int64_t cols, const int64_t *restrict index, size_t n, float scale, int add) {
+  switch (dtype) {
+  case 1: GATHER(float, u_f64, v) break;
+  case 2: GATHER(float, u_f32, v) break;
+  case 3: GATHER(float, u_u16, f32_of_f16(v)) break;
+  case 4: GATHER(float, u_u16, f32_of_bf16(v)) break;
+  }
+}
+
+void ck_gather_f64(double *restrict dst, const void *restrict src, int dtype, ptrdiff_t row_stride, ptrdiff_t col_stride,
+                   int64_t cols, const int64_t *restrict index, size_t n, double scale, int add) {
+  switch (dtype) {
+  case 1: GATHER(double, u_f64, v) break;
+  case 2: GATHER(double, u_f32, v) break;
+  case 3: GATHER(double, u_u16, f32_of_f16(v)) break;
+  case 4: GATHER(double, u_u16, f32_of_bf16(v)) break;
+  }
+}
+
 // Explicit lanes: the order of additions is fixed, whatever the instruction set, so every clone gives the same bits as long
 // as products and sums are not contracted.
 #pragma clang fp contract(off)

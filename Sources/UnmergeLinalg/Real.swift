@@ -11,6 +11,11 @@ package protocol Real: BinaryFloatingPoint, BitwiseCopyable, Sendable {
     _ destination: UnsafeMutablePointer<Self>, _ source: UnsafeRawPointer, _ type: ElementType, stride: Int, count: Int,
     scale: Double, add: Bool)
 
+  /// destination (+)= scale * the elements of a 2-D array of `cols` columns whose row-major indices are given.
+  static func gather(
+    _ destination: UnsafeMutablePointer<Self>, _ source: View, _ indices: UnsafePointer<Int64>, count: Int, scale: Double,
+    add: Bool)
+
   /// Upper triangle of C = AᵀA; A is k×n, or its transpose in memory when `rowMajor`.
   static func syrk(
     _ n: Int, _ k: Int, _ a: UnsafePointer<Self>, _ lda: Int, rowMajor: Bool, _ c: UnsafeMutablePointer<Self>, _ ldc: Int)
@@ -40,6 +45,15 @@ extension Float: Real {
     scale: Double, add: Bool
   ) {
     ck_load_f32(destination, source, type.rawValue, stride, count, Float(scale), add ? 1 : 0)
+  }
+
+  package static func gather(
+    _ destination: UnsafeMutablePointer<Float>, _ source: View, _ indices: UnsafePointer<Int64>, count: Int, scale: Double,
+    add: Bool
+  ) {
+    ck_gather_f32(
+      destination, source.base, source.type.rawValue, source.rowStride, source.columnStride, Int64(source.columns), indices,
+      count, Float(scale), add ? 1 : 0)
   }
 
   package static func syrk(
@@ -76,6 +90,15 @@ extension Double: Real {
     scale: Double, add: Bool
   ) {
     ck_load_f64(destination, source, type.rawValue, stride, count, scale, add ? 1 : 0)
+  }
+
+  package static func gather(
+    _ destination: UnsafeMutablePointer<Double>, _ source: View, _ indices: UnsafePointer<Int64>, count: Int, scale: Double,
+    add: Bool
+  ) {
+    ck_gather_f64(
+      destination, source.base, source.type.rawValue, source.rowStride, source.columnStride, Int64(source.columns), indices,
+      count, scale, add ? 1 : 0)
   }
 
   package static func syrk(

@@ -9,6 +9,12 @@
 void ck_load_f32(float *dst, const void *src, int dtype, ptrdiff_t stride, size_t n, float scale, int add);
 void ck_load_f64(double *dst, const void *src, int dtype, ptrdiff_t stride, size_t n, double scale, int add);
 
+// dst[k] (+)= scale * element (index[k] / cols, index[k] % cols) of src; strides in bytes.
+void ck_gather_f32(float *dst, const void *src, int dtype, ptrdiff_t row_stride, ptrdiff_t col_stride, int64_t cols,
+                   const int64_t *index, size_t n, float scale, int add);
+void ck_gather_f64(double *dst, const void *src, int dtype, ptrdiff_t row_stride, ptrdiff_t col_stride, int64_t cols,
+                   const int64_t *index, size_t n, double scale, int add);
+
 // In one read of the n values of x: *xy += sum x*y, *xx += sum x*x, in lanes summed in double at the end (f32: blocks of at
 // most 1024 values are expected).
 void ck_dot_norm_f32(const float *x, const float *y, size_t n, double *xy, double *xx);

@@ -1,0 +1,145 @@
+import CUnmerge
+import UnmergeLinalg
+
+/// How a Gram is to be made.
+struct GramPlan: Sendable {
+  var precision: Precision?  // nil: automatic
+  var onDemand = false
+  var oneBlock = false
+  var folds = Folds(count: 1, seed: 0)
+  var accuracy = 1e-6
+  var mask: Mask?
+}
+
+/// An exact pass of at most this many multiplications is not worth avoiding (tens of milliseconds).
+private let cheap = 1 << 30
+
+/// Makes the Gram of a and y: the one pass, a second exact one when the fast one cannot answer with the accuracy asked for.
+func makeGram(_ a: Columns, _ y: Columns, _ plan: GramPlan, _ watch: Watch) throws(UnmergeError) -> Gram {
+  try checkSameModules(a, y)
+  try plan.mask?.check(a)
+  let n = a.count
+  let dense = a.modules.allSatisfy(\.isDense) && y.modules.allSatisfy(\.isDense)
+  let double = a.modules.contains(where: \.isDouble) || y.modules.contains(where: \.isDouble)
+  let p = plan.mask?.total ?? a.entries
+  let cost = p.multipliedReportingOverflow(by: max(n, 1)).partialValue.multipliedReportingOverflow(by: n + 1)
+  let precision = plan.precision ?? (double || (!cost.overflow && cost.partialValue <= cheap) ? .exact : .fast)
+  let onDemand = plan.onDemand && dense && plan.folds.count == 1 && n > 0
+
+  func attempt(_ precision: Precision, pass: Int) throws(UnmergeError) -> Gram {
+    onDemand
+      ? try lazyGram(a, y, plan, precision, watch, pass: pass)
+      : try completeGram(a, y, plan, precision, watch, pass: pass)
+  }
+  let gram = try attempt(precision, pass: 1)
+  if precision == .fast {
+    // float32 squares overflow above 1e19 and vanish below 1e-19; a zero atom cannot be told from a tiny one.
+    let d = (0..<n).map { gram.norms[$0] } + (0..<y.count).map { gram.targetNorms[$0] }
+    let root = Double(max(p, 1)).squareRoot()
+    let outside = d.contains { !($0 > 1e-15 * root && $0 < 1e15 * root) }
+    let inaccurate = plan.precision == nil && gram.condition * precision.entryError > plan.accuracy
+    if outside || inaccurate {
+      let exact = try attempt(.exact, pass: 2)
+      try checkFinite(a, y, exact)
+      return exact
+    }
+  }
+  try checkFinite(a, y, gram)
+  return gram
+}
+
+private func completeGram(
+  _ a: Columns, _ y: Columns, _ plan: GramPlan, _ precision: Precision, _ watch: Watch, pass: Int
+) throws(UnmergeError) -> Gram {
+  let sums =
+    precision == .fast
+    ? try GramPass<Float>(a, y, mask: plan.mask, folds: plan.folds, oneBlock: plan.oneBlock).run(.complete, watch, pass: pass)
+    : try GramPass<Double>(a, y, mask: plan.mask, folds: plan.folds, oneBlock: plan.oneBlock).run(.complete, watch, pass: pass)
+  return try Gram(
+    atoms: a.count, targets: y.count, blocks: try blocks(sums, a, plan), precision: precision, passes: pass)
+}
+
+private func blocks(_ sums: [BlockSums], _ a: Columns, _ plan: GramPlan) throws(UnmergeError) -> [Block] {
+  var result: [Block] = []
+  for s in sums {
+    let name = try ModuleName(plan.oneBlock ? "" : a.modules[s.module].name)
+    result.append(Block(module: name, fold: s.fold, entries: s.entries, g: s.sums.g, c: s.sums.c, yy: s.sums.yy))
+  }
+  return result
+}
+
+/// C, yy and norms now; columns when asked.
+private func lazyGram(
+  _ a: Columns, _ y: Columns, _ plan: GramPlan, _ precision: Precision, _ watch: Watch, pass: Int
+) throws(UnmergeError) -> Gram {
+  let source = DataColumns(a: a, plan: plan, precision: precision)
+  let sums =
+    precision == .fast
+    ? try GramPass<Float>(a, y, mask: plan.mask, folds: plan.folds, oneBlock: plan.oneBlock).run(.first, watch, pass: pass)
+    : try GramPass<Double>(a, y, mask: plan.mask, folds: plan.folds, oneBlock: plan.oneBlock).run(.first, watch, pass: pass)
+  let total = try Sums(a.count, y.count, .first)
+  for s in sums { total.add(s.sums) }
+  for j in 0..<a.count { total.squares[j] = total.squares[j].squareRoot() }
+  return try Gram(
+    atoms: a.count, targets: y.count, entries: sums.reduce(0) { $0 + $1.entries }, blocks: try blocks(sums, a, plan),
+    norms: total.squares, c: total.c, yy: total.yy, precision: precision, passes: pass, condition: .nan, complete: nil,
+    source: source)
+}
+
+/// Columns of G from the data, where it still lies.
+private struct DataColumns: ColumnSource {
+  let a: Columns
+  let plan: GramPlan
+  let precision: Precision
+
+  func columns(_ columns: [Int], _ watch: Watch) throws(UnmergeError) -> Buffer<Double> {
+    var none = Columns()
+    none.modules = a.modules.map { Module(name: $0.name, rows: $0.rows, cols: $0.cols) }
+    let request = Request.columns(columns)
+    let sums =
+      precision == .fast
+      ? try GramPass<Float>(a, none, mask: plan.mask, folds: plan.folds, oneBlock: true).run(request, watch, pass: 2)
+      : try GramPass<Double>(a, none, mask: plan.mask, folds: plan.folds, oneBlock: true).run(request, watch, pass: 2)
+    guard let only = sums.first else { return try allocate(a.count * columns.count) }
+    return only.sums.g
+  }
+}
+
+// MARK: NaN and infinity
+
+/// A finite float cannot overflow a sum of squares in double, so a column holds NaN or infinity exactly when its norm is
+/// not finite; then one look at that column finds the first place.
+private func checkFinite(_ a: Columns, _ y: Columns, _ gram: Gram) throws(UnmergeError) {
+  for (columns, norms, what) in [(a, gram.norms, "atom"), (y, gram.targetNorms, "target")] {
+    for j in 0..<columns.count where !norms[j].isFinite {
+      throw UnmergeError(UNMERGE_E_NONFINITE, place(columns, j, what) ?? "\(what) \(j) ('\(columns.names[j])') is too large: its squared norm overflows")
+    }
+  }
+}
+
+private func place(_ columns: Columns, _ j: Int, _ what: String) -> String? {
+  func first(_ v: View) -> (Int, Int, Double)? {
+    for i in 0..<v.rows {
+      for k in 0..<v.columns {
+        let x = v.element(i, k)
+        if !x.isFinite { return (i, k, x) }
+      }
+    }
+    return nil
+  }
+  for m in columns.modules {
+    let views: [(View, String)] =
+      switch m.piece(j) {
+      case .dense(let values, let base, _)?: [(values, "")] + (base.map { [($0, " of base")] } ?? [])
+      case .lora(let b, let a, _)?: [(b, " of b"), (a, " of a")]
+      case nil: []
+      }
+    for (v, part) in views {
+      if let (i, k, x) = first(v) {
+        let at = m.name.isEmpty ? "row \(i)" : "row \(i), column \(k)\(part) in module '\(m.name)'"
+        return "\(what) \(j) ('\(columns.names[j])') holds \(x) at \(at); all values must be finite"
+      }
+    }
+  }
+  return nil
+}

@@ -1,0 +1,175 @@
+import UnmergeLinalg
+
+/// What a pass wants of the data.
+enum Request: Sendable {
+  /// G, C, yy
+  case complete
+  /// C, yy and the diagonal of G
+  case first
+  /// G[:, columns]
+  case columns([Int])
+
+  /// Columns of the n-row matrix the pass fills.
+  func width(_ n: Int) -> Int {
+    switch self {
+    case .complete: n
+    case .first: 0
+    case .columns(let columns): columns.count
+    }
+  }
+}
+
+/// Running sums of one block, or of one task of a pass, in double. `g` is n×width, `squares` the diagonal of G.
+struct Sums: Sendable {
+  let n: Int
+  let g: Buffer<Double>
+  let c: Buffer<Double>
+  let yy: Buffer<Double>
+  let squares: Buffer<Double>
+
+  init(_ n: Int, _ targets: Int, _ request: Request) throws(UnmergeError) {
+    self.n = n
+    g = try allocate(try product(n, request.width(n), "the Gram"))
+    c = try allocate(try product(n, targets, "C = A'Y"))
+    yy = try allocate(targets)
+    squares = try allocate(n)
+  }
+
+  func zero() {
+    for b in [g, c, yy, squares] { b.zero() }
+  }
+
+  func add(_ other: Sums) {
+    Double.accumulate(g.pointer, other.g.pointer, g.count)
+    Double.accumulate(c.pointer, other.c.pointer, c.count)
+    Double.accumulate(yy.pointer, other.yy.pointer, yy.count)
+    Double.accumulate(squares.pointer, other.squares.pointer, squares.count)
+  }
+
+  /// ⟨column i, column j⟩ += value, columns numbered atoms first, then targets; upper triangle of G.
+  func add(_ i: Int, _ j: Int, _ value: Double) {
+    let (low, high) = i <= j ? (i, j) : (j, i)
+    if high < n {
+      g[high * n + low] += value
+      if low == high { squares[low] += value }
+    } else if low < n {
+      c[(high - n) * n + low] += value
+    } else if low == high {
+      yy[low - n] += value
+    }
+  }
+}
+
+/// Adds the inner products of a panel to sums. The panel is k rows of some atoms (X, n' columns, `lead` apart, or row-major)
+/// and some targets (Y, column-major).
+///
+/// Invariant: what is added depends on the values alone, not on where X lies or how it is ordered in memory, so a matrix
+/// read in place, copied, or fed in pieces gives the same bits.
+struct PanelKernel<T: Real>: Sendable {
+  let n: Int
+  let request: Request
+  private let product: Buffer<T>
+  private let picked: Buffer<T>
+
+  init(atoms: Int, targets: Int, _ request: Request) throws(UnmergeError) {
+    n = atoms
+    self.request = request
+    product = try allocate(max(try UnmergeCore.product(atoms, max(request.width(atoms), targets), "a panel's product"), 1))
+    if case .columns(let columns) = request {
+      picked = try allocate(try UnmergeCore.product(panelEntries, columns.count, "a panel"))
+    } else {
+      picked = try allocate(1)
+    }
+  }
+
+  /// `atoms` are the atoms X holds (nil: all, in order), `targets` the targets Y holds; k ≤ panelEntries.
+  func add(
+    _ x: UnsafePointer<T>, lead: Int, rowMajor: Bool, atoms: [Int]?, _ y: UnsafePointer<T>, leadY: Int, targets: [Int], rows k: Int,
+    to sums: Sums
+  ) {
+    let m = atoms?.count ?? n
+    guard k > 0 else { return }
+    for (s, t) in targets.enumerated() {
+      var ignored = 0.0
+      T.dotNorm(y + s * leadY, y + s * leadY, k, &ignored, sums.yy.pointer + t)
+    }
+    guard m > 0 else { return }
+    switch request {
+    case .complete:
+      T.syrk(m, k, x, lead, rowMajor: rowMajor, product.pointer, m)
+      for j in 0..<m {
+        let column = product.pointer + j * m
+        if let atoms {
+          for i in 0...j { sums.g[atoms[j] * n + atoms[i]] += Double(column[i]) }
+          sums.squares[atoms[j]] += Double(column[j])
+        } else {
+          T.accumulate(sums.g.pointer + j * n, column, j + 1)
+          sums.squares[j] += Double(column[j])
+        }
+      }
+      correlate(x, lead, rowMajor, atoms, m, y, leadY, targets, k, sums)
+    case .first:
+      if targets.count == 1, !rowMajor {
+        let t = targets[0]
+        for j in 0..<m {
+          let a = atoms?[j] ?? j
+          T.dotNorm(x + j * lead, y, k, sums.c.pointer + t * n + a, sums.squares.pointer + a)
+        }
+      } else {
+        for j in 0..<m {
+          let a = atoms?[j] ?? j
+          if rowMajor {
+            var sum = 0.0
+            for i in 0..<k { sum += Double(x[i * lead + j]) * Double(x[i * lead + j]) }
+            sums.squares[a] += sum
+          } else {
+            var ignored = 0.0
+            T.dotNorm(x + j * lead, x + j * lead, k, &ignored, sums.squares.pointer + a)
+          }
+        }
+        correlate(x, lead, rowMajor, atoms, m, y, leadY, targets, k, sums)
+      }
+    case .columns(let columns):
+      // The chosen columns side by side, then one product with all of them.
+      var width = 0
+      var place: [Int] = []
+      for (q, column) in columns.enumerated() {
+        guard let j = atoms == nil ? column : atoms?.firstIndex(of: column) else { continue }
+        let d = picked.pointer + width * k
+        if rowMajor {
+          for i in 0..<k { d[i] = x[i * lead + j] }
+        } else {
+          d.update(from: x + j * lead, count: k)
+        }
+        place.append(q)
+        width += 1
+      }
+      guard width > 0 else { return }
+      T.gemm(!rowMajor, false, m, width, k, 1, x, lead, picked.pointer, k, 0, product.pointer, m)
+      for (s, q) in place.enumerated() {
+        let column = product.pointer + s * m
+        if let atoms {
+          for i in 0..<m { sums.g[q * n + atoms[i]] += Double(column[i]) }
+        } else {
+          T.accumulate(sums.g.pointer + q * n, column, m)
+        }
+      }
+    }
+  }
+
+  private func correlate(
+    _ x: UnsafePointer<T>, _ lead: Int, _ rowMajor: Bool, _ atoms: [Int]?, _ m: Int, _ y: UnsafePointer<T>, _ leadY: Int,
+    _ targets: [Int], _ k: Int, _ sums: Sums
+  ) {
+    guard !targets.isEmpty else { return }
+    T.gemm(!rowMajor, false, m, targets.count, k, 1, x, lead, y, leadY, 0, product.pointer, m)
+    for (s, t) in targets.enumerated() {
+      let column = product.pointer + s * m
+      if let atoms {
+        for i in 0..<m { sums.c[t * n + atoms[i]] += Double(column[i]) }
+      } else {
+        T.accumulate(sums.c.pointer + t * n, column, m)
+      }
+    }
+  }
+}
