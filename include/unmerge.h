@@ -1,7 +1,5 @@
 /* unmerge.h: which components are in a merged model, how much, how sure, and what is left.
  *
- * SPDX-License-Identifier: MIT
- *
  * The problem.  y in R^p is the difference between a merged checkpoint and its base; the columns a_1..a_n of A (p x n, the
  * "atoms") are known task vectors: dense differences, LoRA products B*A*scale, or any mixture.  Every method answers
  *
@@ -224,7 +222,8 @@ typedef struct unmerge_gram unmerge_gram;
 
 #define UNMERGE_PRECISION_AUTO 0  /* exact when the data is f64 or the exact pass is cheap; else fast, and once more exact
                                      when the condition estimate says that fast cannot reach `accuracy` */
-#define UNMERGE_PRECISION_FAST 1  /* float32 panels summed in double: entry error <= 2e-8 ||a_i|| ||a_j|| */
+#define UNMERGE_PRECISION_FAST 1  /* float32 panels summed in double: entry error <= 2e-8 ||a_i|| ||a_j||; fewer than 2^19
+                                     rows, or values outside float32's comfortable range, are computed exactly all the same */
 #define UNMERGE_PRECISION_EXACT 2 /* double: entry error <= 5e-15 ||a_i|| ||a_j|| */
 
 #define UNMERGE_COLUMNS_ALL 0
@@ -287,7 +286,8 @@ void unmerge_gram_destroy(unmerge_gram *gram);
 /* ---------------------------------------------------------------- accumulator: a Gram from rows that come in pieces
  *
  * Rows of [A Y] in calls of any size; the result does not depend on how they are cut, to the last bit, and equals
- * unmerge_gram_create on the whole matrix.  precision FAST or EXACT (AUTO = EXACT); columns, folds and mask do not apply. */
+ * unmerge_gram_create on the whole matrix in the same precision.  FAST or EXACT (AUTO = EXACT); columns, folds and mask do
+ * not apply. */
 
 typedef struct unmerge_accumulator unmerge_accumulator;
 unmerge_status unmerge_accumulator_create(int64_t atoms, int64_t targets, const unmerge_gram_options *options,

@@ -14,6 +14,10 @@ struct GramPlan: Sendable {
 /// An exact pass of at most this many multiplications is not worth avoiding (tens of milliseconds).
 private let cheap = 1 << 30
 
+/// Rounding of float32 panels averages out as 1/√p: about 1e-8 at a million rows, but 1e-7 at ten thousand, where the fast
+/// pass would break its bound and the exact one costs little.
+private let fewRows = 1 << 19
+
 /// Makes the Gram of a and y: the one pass, a second exact one when the fast one cannot answer with the accuracy asked for.
 func makeGram(_ a: Columns, _ y: Columns, _ plan: GramPlan, _ watch: Watch) throws(UnmergeError) -> Gram {
   try checkSameModules(a, y)
@@ -23,7 +27,8 @@ func makeGram(_ a: Columns, _ y: Columns, _ plan: GramPlan, _ watch: Watch) thro
   let double = a.modules.contains(where: \.isDouble) || y.modules.contains(where: \.isDouble)
   let p = plan.mask?.total ?? a.entries
   let cost = p.multipliedReportingOverflow(by: max(n, 1)).partialValue.multipliedReportingOverflow(by: n + 1)
-  let precision = plan.precision ?? (double || (!cost.overflow && cost.partialValue <= cheap) ? .exact : .fast)
+  let wanted = plan.precision ?? (double || (!cost.overflow && cost.partialValue <= cheap) ? .exact : .fast)
+  let precision = p < fewRows ? .exact : wanted
   let onDemand = plan.onDemand && dense && plan.folds.count == 1 && n > 0
 
   func attempt(_ precision: Precision, pass: Int) throws(UnmergeError) -> Gram {

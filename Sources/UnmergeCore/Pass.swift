@@ -29,7 +29,7 @@ package final class PassMeter: Sendable {
 /// `work` is called from any thread with the task and the slot whose buffers it may use; it asks the meter once a panel.
 /// `finish` is called on the calling thread, task after task.
 package func performPass(
-  tasks: Int, slots: Int, _ watch: Watch, work: @Sendable (_ task: Int, _ slot: Int) throws(UnmergeError) -> Void,
+  tasks: Int, slots: Int, _ watch: Watch, work: @escaping @Sendable (_ task: Int, _ slot: Int) throws(UnmergeError) -> Void,
   finish: (_ task: Int, _ slot: Int) -> Void
 ) throws(UnmergeError) {
   let failures = Failures()

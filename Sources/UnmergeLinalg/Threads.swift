@@ -1,6 +1,5 @@
 import COpenBLAS
 import CKernels
-import Dispatch
 import Synchronization
 
 #if canImport(Glibc)
@@ -9,17 +8,53 @@ import Synchronization
   import Musl
 #endif
 
-/// The library's only parallelism: independent iterations on Dispatch's pool, the caller among the workers. Survives fork.
+/// The library's only parallelism: independent iterations on short-lived threads, the caller among the workers.
+///
+/// A thread costs some twenty microseconds against the milliseconds it works. In return there is no pool: nothing to
+/// survive a fork, nothing that decides by the machine's load whether to help, nothing left behind.
 package enum Threads {
   package static var available: Int { max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN)))) }
 
-  /// Runs `body(0)` … `body(count - 1)`, each once, in any order.
-  package static func perform(_ count: Int, _ body: @Sendable (Int) -> Void) {
-    if count <= 1 {
-      if count == 1 { body(0) }
-    } else {
-      DispatchQueue.concurrentPerform(iterations: count, execute: body)
+  private final class Iteration {
+    let body: @Sendable (Int) -> Void
+    let index: Int
+    init(_ body: @escaping @Sendable (Int) -> Void, _ index: Int) {
+      self.body = body
+      self.index = index
     }
+  }
+
+  /// Runs `body(0)` … `body(count - 1)`, each once, all at the same time; returns when all are done.
+  package static func perform(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
+    var threads: [pthread_t] = []
+    var late: [Int] = []
+    // Workers take none of the host's signals.
+    var all = sigset_t()
+    var before = sigset_t()
+    sigfillset(&all)
+    pthread_sigmask(SIG_SETMASK, &all, &before)
+    for index in 1..<max(count, 1) {
+      let context = Unmanaged.passRetained(Iteration(body, index))
+      var thread = pthread_t()
+      let failed = pthread_create(
+        &thread, nil,
+        { raw in
+          guard let raw else { return nil }
+          let iteration = Unmanaged<Iteration>.fromOpaque(raw).takeRetainedValue()
+          iteration.body(iteration.index)
+          return nil
+        }, context.toOpaque())
+      if failed == 0 {
+        threads.append(thread)
+      } else {
+        context.release()
+        late.append(index)
+      }
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nil)
+    if count > 0 { body(0) }
+    for index in late { body(index) }
+    for thread in threads { pthread_join(thread, nil) }
   }
 
   // (calls inside, the host's thread count)
