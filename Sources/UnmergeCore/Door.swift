@@ -133,14 +133,16 @@ package func view(_ pointer: UnsafePointer<unmerge_view>?, _ name: String) throw
   let start = UInt(bitPattern: data)
   if !empty {
     let below = low == .min ? UInt(Int.max) + 1 : UInt(-low)
-    wraps = wraps || below > start || start.addingReportingOverflow(UInt(max(high, 0))).overflow
+    // No machine has more than 57 bits of user addresses; below that bound stride arithmetic cannot overflow anywhere.
+    wraps = wraps || below > start || start.addingReportingOverflow(UInt(max(high, 0))).partialValue > 1 << 57
     guard !wraps else {
       throw .shape("\(name)->strides are \(v.strides.0) and \(v.strides.1) bytes; with shape \(rows) x \(columns) they leave the address space")
     }
   }
+  // The stride of a single row or column is never used and may be anything.
   return View(
-    base: UnsafeRawPointer(data), type: type, rows: rows, columns: columns, rowStride: Int(v.strides.0),
-    columnStride: Int(v.strides.1))
+    base: UnsafeRawPointer(data), type: type, rows: rows, columns: columns, rowStride: rows > 1 ? Int(v.strides.0) : 0,
+    columnStride: columns > 1 ? Int(v.strides.1) : 0)
 }
 
 /// A view that is written: f32 or f64, of a given shape, no two elements on the same bytes.

@@ -45,3 +45,9 @@ package func product(_ a: Int, _ b: Int, _ what: @autoclosure () -> String) thro
   guard !r.overflow, r.partialValue <= Int.max / 16 else { throw .shape("\(what()) is \(a) x \(b), which overflows") }
   return r.partialValue
 }
+
+/// Numbers of entries add up; what a caller merely claims may exceed any integer and then stays at the largest.
+package func saturatingSum(_ a: Int, _ b: Int) -> Int {
+  let r = a.addingReportingOverflow(b)
+  return r.overflow ? .max : r.partialValue
+}

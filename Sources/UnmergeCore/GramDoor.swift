@@ -57,7 +57,7 @@ extension Gram {
         Double.accumulate(c.pointer, other.c.pointer, c.count)
         Double.accumulate(yy.pointer, other.yy.pointer, yy.count)
         blocks[k] = Block(
-          module: mine.module, fold: mine.fold, entries: mine.entries + other.entries, g: g, c: c, yy: yy)
+          module: mine.module, fold: mine.fold, entries: saturatingSum(mine.entries, other.entries), g: g, c: c, yy: yy)
       } else {
         blocks.append(other)
       }

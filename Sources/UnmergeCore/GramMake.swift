@@ -86,7 +86,7 @@ private func lazyGram(
   for s in sums { total.add(s.sums) }
   for j in 0..<a.count { total.squares[j] = total.squares[j].squareRoot() }
   return try Gram(
-    atoms: a.count, targets: y.count, entries: sums.reduce(0) { $0 + $1.entries }, blocks: try blocks(sums, a, plan),
+    atoms: a.count, targets: y.count, entries: sums.reduce(0) { saturatingSum($0, $1.entries) }, blocks: try blocks(sums, a, plan),
     norms: total.squares, c: total.c, yy: total.yy, precision: precision, passes: pass, condition: .nan, complete: nil,
     source: source)
 }

@@ -1,8 +1,8 @@
 import UnmergeLinalg
 
-/// One piece of a pass: some rows of a module (one fold of them), or the products of its factors among themselves.
-private struct PassTask {
-  enum Kind { case rows(Range<Int>), masked(Range<Int>), factors }
+/// What a task of a pass works on: rows of a module (one fold of them), kept entries of it, or its factors among themselves.
+private struct Work: Sendable {
+  enum Kind: Sendable { case rows, masked, factors }
   let module: Int
   let fold: Int
   let block: Int
@@ -42,28 +42,23 @@ struct GramPass<T: Real>: Sendable {
     self.oneBlock = oneBlock
   }
 
-  private func plan() -> (tasks: [PassTask], blocks: [(module: Int, fold: Int)]) {
-    var tasks: [PassTask] = []
+  private func plan() -> (tasks: TaskList<Work>, blocks: [(module: Int, fold: Int)]) {
+    var tasks = TaskList<Work>()
     var blocks: [(module: Int, fold: Int)] = []
     for (m, layout) in layouts.enumerated() {
       for fold in 0..<folds.count {
         let block = oneBlock ? fold : blocks.count
         if !oneBlock || m == 0 { blocks.append((m, fold)) }
+        func add(_ kind: Work.Kind, _ length: Int, _ step: Int) {
+          tasks.append(Work(module: m, fold: fold, block: block, kind: kind), length: length, step: step)
+        }
         let size = Self.taskEntries(layout)
         if let mask {
-          let count = mask.modules[m].indices.count
-          for start in stride(from: 0, to: count, by: size) {
-            tasks.append(PassTask(module: m, fold: fold, block: block, kind: .masked(start..<min(start + size, count))))
-          }
-          continue
+          add(.masked, mask.modules[m].indices.count, size)
+        } else {
+          if !layout.dense.isEmpty || layout.factors.isEmpty { add(.rows, layout.rows, size / max(layout.cols, 1)) }
+          if !layout.factors.isEmpty { add(.factors, 1, 1) }
         }
-        let rows = max(1, size / max(layout.cols, 1))
-        if !layout.dense.isEmpty || layout.factors.isEmpty {
-          for start in stride(from: 0, to: layout.rows, by: rows) {
-            tasks.append(PassTask(module: m, fold: fold, block: block, kind: .rows(start..<min(start + rows, layout.rows))))
-          }
-        }
-        if !layout.factors.isEmpty { tasks.append(PassTask(module: m, fold: fold, block: block, kind: .factors)) }
       }
     }
     return (tasks, blocks)
@@ -78,32 +73,34 @@ struct GramPass<T: Real>: Sendable {
     let slotCount = max(1, min(watch.threads, tasks.count))
     var slots: [PassSlot<T>] = []
     for _ in 0..<slotCount { slots.append(try PassSlot(self, request)) }
-    let meter = PassMeter(watch, pass: pass, total: max(1, tasks.reduce(0) { $0 + size($1) }))
+    let meter = PassMeter(watch, pass: pass, total: max(1, total))
     let workers = slots
     try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
       try performPass(tasks: tasks.count, slots: slotCount, watch) { (task, slot) throws(UnmergeError) in
         let s = workers[slot]
         s.sums.zero()
         s.entries = 0
-        let t = tasks[task]
-        switch t.kind {
-        case .rows(let rows): try s.addRows(t.module, t.fold, rows, meter)
-        case .masked(let range): try s.addMasked(t.module, t.fold, range, meter)
-        case .factors: try s.addFactors(t.module, t.fold, meter)
+        let (work, range) = tasks[task]
+        switch work.kind {
+        case .rows: try s.addRows(work.module, work.fold, range, meter)
+        case .masked: try s.addMasked(work.module, work.fold, range, meter)
+        case .factors: try s.addFactors(work.module, work.fold, meter)
         }
       } finish: { task, slot in
-        blocks[tasks[task].block].sums.add(workers[slot].sums)
-        blocks[tasks[task].block].entries += workers[slot].entries
+        let block = tasks[task].key.block
+        blocks[block].sums.add(workers[slot].sums)
+        blocks[block].entries += workers[slot].entries
       }
     }
     return blocks
   }
 
-  private func size(_ task: PassTask) -> Int {
-    switch task.kind {
-    case .rows(let rows): rows.count * layouts[task.module].cols / (folds.count > 1 ? folds.count : 1)
-    case .masked(let range): range.count
-    case .factors: layouts[task.module].rows
+  /// What the meter counts to: entries looked at, and rows of factors.
+  private var total: Int {
+    if let mask { return mask.total }
+    return layouts.reduce(0) { sum, layout in
+      let entries = !layout.dense.isEmpty || layout.factors.isEmpty ? layout.rows * layout.cols : 0
+      return saturatingSum(sum, saturatingSum(entries, layout.factors.isEmpty ? 0 : layout.rows))
     }
   }
 

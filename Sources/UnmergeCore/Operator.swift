@@ -45,7 +45,7 @@ package struct Columns: Sendable {
   package var names: [String] = []
   package var modules: [Module] = []
   package var count: Int { names.count }
-  package var entries: Int { modules.reduce(0) { $0 + $1.entries } }
+  package var entries: Int { modules.reduce(0) { saturatingSum($0, $1.entries) } }
 }
 
 package final class Operator: Handle, @unchecked Sendable {
@@ -69,7 +69,7 @@ package final class Operator: Handle, @unchecked Sendable {
   package func addModule(_ name: String, rows: Int, cols: Int) throws(UnmergeError) -> Int {
     try lock.locked { () throws(UnmergeError) in
       let entries = try product(rows, cols, "module '\(name)'")
-      guard !columns.entries.addingReportingOverflow(entries).overflow else { throw .shape("module '\(name)' makes p overflow") }
+      guard saturatingSum(columns.entries, entries) <= Int.max / 16 else { throw .shape("module '\(name)' makes p overflow") }
       guard columns.modules.first?.matrix == nil else { throw .range("op was made from a matrix; modules cannot be added to it") }
       guard moduleNames.insert(name).inserted else { throw .range("name '\(name)' is the name of another module already") }
       columns.modules.append(Module(name: name, rows: rows, cols: cols))

@@ -53,3 +53,40 @@ private final class Failures: @unchecked Sendable {
   func add(_ e: UnmergeError) { lock.locked { error = error ?? e } }
   var first: UnmergeError? { lock.locked { error } }
 }
+
+/// Consecutive tasks over one range of rows (or of kept entries), `step` at a time. Tasks are computed, not listed: a view
+/// with stride 0 can have more rows than there is memory for a list.
+package struct Segment<Key: Sendable>: Sendable {
+  package let key: Key
+  package let length: Int
+  package let step: Int
+  package var tasks: Int { length == 0 ? 0 : (length - 1) / step + 1 }
+}
+
+package struct TaskList<Key: Sendable>: Sendable {
+  private var segments: [Segment<Key>] = []
+  private var starts: [Int] = []
+  package private(set) var count = 0
+
+  package init() {}
+
+  package mutating func append(_ key: Key, length: Int, step: Int) {
+    let segment = Segment(key: key, length: length, step: max(step, 1))
+    guard segment.tasks > 0 else { return }
+    starts.append(count)
+    segments.append(segment)
+    count += segment.tasks
+  }
+
+  package subscript(_ task: Int) -> (key: Key, range: Range<Int>) {
+    var low = 0
+    var high = starts.count - 1
+    while low < high {
+      let middle = (low + high + 1) / 2
+      if starts[middle] <= task { low = middle } else { high = middle - 1 }
+    }
+    let s = segments[low]
+    let first = (task - starts[low]) * s.step
+    return (s.key, first..<min(first + s.step, s.length))
+  }
+}

@@ -40,11 +40,10 @@ package func residualPass(
   let n = a.count
   let targets = y.count
   let layouts = zip(a.modules, y.modules).map { Layout($0, $1, atoms: n, targets: targets) }
-  var tasks: [(module: Int, rows: Range<Int>)] = []
+  var tasks = TaskList<Int>()
   for (m, layout) in layouts.enumerated() {
-    let count = mask?.modules[m].indices.count ?? layout.rows
-    let size = mask == nil ? max(1, (layout.factors.isEmpty ? 1 << 16 : 1 << 20) / max(layout.cols, 1)) : 1 << 16
-    for start in stride(from: 0, to: count, by: size) { tasks.append((m, start..<min(start + size, count))) }
+    let step = (layout.factors.isEmpty ? 1 << 16 : 1 << 20) / max(layout.cols, 1)
+    tasks.append(m, length: mask?.modules[m].indices.count ?? layout.rows, step: mask == nil ? step : 1 << 16)
   }
   let total = try Residual(n, targets)
   let slotCount = max(1, min(watch.threads, tasks.count))
@@ -58,11 +57,11 @@ package func residualPass(
     try performPass(tasks: plan.count, slots: slotCount, watch) { (task, slot) throws(UnmergeError) in
       let s = workers[slot]
       s.sums.zero()
-      let m = plan[task].module
+      let (m, range) = plan[task]
       if let mask {
-        try s.addMasked(layouts[m], m, mask.modules[m].indices, plan[task].rows, w, meter)
+        try s.addMasked(layouts[m], m, mask.modules[m].indices, range, w, meter)
       } else {
-        try s.addRows(layouts[m], m, plan[task].rows, w, meter)
+        try s.addRows(layouts[m], m, range, w, meter)
       }
     } finish: { _, slot in
       total.add(workers[slot].sums)

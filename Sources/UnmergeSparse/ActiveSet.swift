@@ -1,0 +1,454 @@
+import CUnmerge
+import UnmergeCore
+import UnmergeLinalg
+
+/// Minimises a `Quadratic`: LASSO, elastic net, non-negative least squares and their mixtures.
+///
+///     repeat   on the face of v:  Newton with deletions         (`minimiseOnFace`)
+///              everywhere:        g = ĉ − Ĝv − μv, who violates? (`enter`)
+///              on support + violators: a few coordinate sweeps   (`sweep`)
+///
+/// A face fixes the signs of v; on it F is quadratic and one Cholesky solve finds its minimum. If a coefficient would change
+/// its sign on the way there, v stops where it is 0, the atom leaves and the solve is repeated. Sweeps choose which atoms
+/// enter. Every step lowers F and no face is left but for a lower F, so the loop is finite; in practice it takes a handful of
+/// rounds at any condition number, where coordinate descent alone needs hundreds of sweeps.
+///
+/// Invariant: g = ĉ − Ĝv − μv up to rounding after every step; the Cholesky factor is that of H = Ĝ + μ on a subset of the
+/// support whose atoms are numerically independent. An atom that depends on them is moved along the null direction until a
+/// coefficient vanishes: the support ends independent.
+///
+/// Only columns of Ĝ in the support or about to enter are read: on demand, they are asked for in batches.
+///
+/// References: Friedman, Hastie & Tibshirani 2010 (covariance updates); Lawson & Hanson 1974, ch. 23 (deletions); Kim & Park
+/// 2011 (exchanging many atoms at once); Tibshirani 2013 (when the LASSO is unique).
+final class ActiveSet {
+  private(set) var problem: Quadratic
+  let n: Int
+  let v: Buffer<Double>
+  let g: Buffer<Double>
+
+  private var factor: Cholesky
+  private var capacity: Int
+  /// Atoms in `factor`.
+  private let factored: Buffer<Bool>
+  private let rhs: Buffer<Double>
+  private let step: Buffer<Double>
+  private let before: Buffer<Double>
+  /// Atoms being swept: support and violators, ascending.
+  private let working: Buffer<Int>
+  private var workingCount = 0
+  /// Signs of v after the last `minimiseOnFace`.
+  private let signs: Buffer<Int8>
+  /// Decrease of F since it was last set to 0, summed without cancellation.
+  private var progress = 0.0
+  private var iterations = 0
+  private var sawDependence = false
+
+  /// Sweeps between two visits to a face: enough for the signs to settle, too few to wait for convergence.
+  private static let sweepsPerRound = 10
+
+  init(_ problem: Quadratic) throws(UnmergeError) {
+    self.problem = problem
+    let n = problem.n
+    self.n = n
+    v = try allocate(n)
+    g = try allocate(n)
+    let capacity = min(n, 64)
+    self.capacity = capacity
+    factor = try allocating { () throws(OutOfMemory) in try Cholesky(capacity: capacity) }
+    factored = try allocate(n)
+    rhs = try allocate(n)
+    step = try allocate(n)
+    before = try allocate(n)
+    working = try allocate(n)
+    signs = try allocate(n)
+    g.pointer.update(from: problem.c, count: n)
+  }
+
+  /// The next problem of a path, on the same Gram and target; v stays.
+  func change(to next: Quadratic) {
+    for j in 0..<n where next.mu[j] != problem.mu[j] {
+      emptyFactor()
+      break
+    }
+    problem = next
+  }
+
+  /// Runs from the current v to `tol`, at most `maxIterations` sweeps and pivots; 0 certifies v as it is. `curvature` is that
+  /// of the problem where the caller has it; without an l1 norm it is the only bound on the gap.
+  func run(_ watch: Watch, tol: Double, maxIterations: Int, curvature: Curvature? = nil) throws(UnmergeError) -> Ending {
+    iterations = 0
+    sawDependence = false
+    workingCount = 0
+    for j in 0..<n {
+      if problem.lambda[j] == .infinity || (problem.positive && v[j] < 0) { v[j] = 0 }
+      if v[j] != 0 { work(on: j) }
+      signs[j] = 2
+    }
+    var isWarm = workingCount > 0
+    var stop = try requireWorking(watch)
+    if stop != nil, !problem.gram.isComplete { for j in 0..<n where !problem.gram.has(j) { v[j] = 0 } }
+    var certificate = refresh()
+    var idle = 0
+    var atLimit = false
+    while stop == nil, try enter(certificate, tol: tol), idle < 5 {
+      atLimit = iterations >= maxIterations
+      if atLimit { break }
+      progress = 0
+      // A warm support is solved for at once; a cold one is for the sweeps to find.
+      if !isWarm {
+        stop = try requireWorking(watch)
+        if stop == nil { stop = sweep(watch, maxIterations) }
+      }
+      isWarm = false
+      var isNewFace = true
+      if stop == nil, iterations < maxIterations {
+        stop = try minimiseOnFace(watch, maxIterations)
+        isNewFace = rememberFace()
+      }
+      certificate = refresh()
+      // Below the resolution of F: rounding moves v about, and a face that returns will return for ever.
+      if progress <= 1e-16 * max(certificate.objective, floor(problem.gram)) { idle += isNewFace ? 1 : 5 } else { idle = 0 }
+      watch.report(
+        phase: UNMERGE_PHASE_SOLVE, pass: problem.gram.passes, done: problem.target, total: problem.gram.targets,
+        objective: certificate.objective, relativeGap: certificate.relativeGap)
+      stop = stop ?? watch.poll()
+    }
+    if !(certificate.relativeGap <= tol), stop == nil {
+      let hasNorm = problem.hasNorm
+      if let h = try hasNorm ? Curvature(problem) : curvature {
+        let bound = try h.bound(problem, v.pointer, g.pointer)
+        if !(certificate.gap <= bound) { problem.set(gap: bound, &certificate) }
+      }
+    }
+    var end = Ending(iterations: iterations, certificate: certificate)
+    if !isSatisfied(certificate, tol: tol) {
+      end.outcome = stop?.outcome ?? (atLimit ? UNMERGE_ITERATION_LIMIT : UNMERGE_STALLED)
+    }
+    if certificate.isExplained(problem.gram) { end.flags |= UNMERGE_FLAG_FULLY_EXPLAINED }
+    if stop == nil, maxIterations > 0, try isNotUnique(certificate) { end.flags |= UNMERGE_FLAG_RANK_DEFICIENT }
+    return end
+  }
+
+  /// With an l1 norm: the relative gap. Without: the violation, as far as the Gram can tell it from its own entry error; the
+  /// bound on the gap must agree unless the whole residual is rounding.
+  private func isSatisfied(_ r: Certificate, tol: Double) -> Bool {
+    if problem.hasNorm { return r.relativeGap <= tol }
+    let resolution = problem.positive ? 2 * problem.gram.precision.entryError : 0
+    return r.violation <= max(tol, resolution) && (!(r.gap > 0) || r.relativeGap <= tol || r.isExplained(problem.gram))
+  }
+
+  private func refresh() -> Certificate {
+    problem.gradient(v.pointer, g.pointer)
+    return problem.certify(v.pointer, g.pointer)
+  }
+
+  // MARK: who takes part
+
+  private func work(on j: Int) {
+    working[workingCount] = j
+    workingCount += 1
+  }
+
+  /// Sets `working` to support and violators; false when nobody violates.
+  ///
+  /// We go on four digits past `tol`, down to the rounding of g: one more face costs little and the coefficients gain what the
+  /// objective, being flat there, does not show. Where nothing but the sign keeps an atom out (λ = 0, v ≥ 0) half of the
+  /// superfluous ones have g_j > 0 by rounding; those enter only above the Gram's entry error, and above 1e-10 when the
+  /// residual is at its floor and all that is left is noise.
+  private func enter(_ certificate: Certificate, tol: Double) throws(UnmergeError) -> Bool {
+    let noise = gradientNoise(l1: certificate.l1)
+    let gram = problem.gram
+    let entryFloor =
+      certificate.isExplained(gram) ? correlationFloor(gram, l2: certificate.l2) : 2 * gram.precision.entryError
+    let lambda = problem.lambda.pointer
+    var support = 0
+    var violators = 0
+    workingCount = 0
+    for j in 0..<n {
+      let l = lambda[j]
+      let violation = abs(problem.descent(j, v[j], g[j]))
+      var threshold = max(noise, 1e-4 * tol * (l > 0 ? l : 1))
+      if v[j] != 0 {
+        support += 1
+        if violation > threshold { violators += 1 }
+        work(on: j)
+      } else {
+        if l == 0, problem.positive { threshold = max(threshold, entryFloor) }
+        if violation > threshold {
+          violators += 1
+          work(on: j)
+        }
+      }
+    }
+    keepStrongest(max(16, 1 * support))
+    return violators > 0
+  }
+
+  /// On demand: the support and the `batch` strongest violators stay, so that columns come in few passes.
+  private func keepStrongest(_ batch: Int) {
+    var list = UnsafeMutableBufferPointer(start: working.pointer, count: workingCount)
+    // The support first, then by violation, then by index: a total order, whatever columns are known already.
+    list.sort { a, b in
+      let inA = v[a] != 0
+      let inB = v[b] != 0
+      if inA != inB { return inA }
+      let x = inA ? 0 : abs(problem.descent(a, v[a], g[a]))
+      let y = inB ? 0 : abs(problem.descent(b, v[b], g[b]))
+      return x != y ? x > y : a < b
+    }
+    var support = 0
+    while support < workingCount, v[working[support]] != 0 { support += 1 }
+    workingCount = min(workingCount, support + batch)
+    list = UnsafeMutableBufferPointer(start: working.pointer, count: workingCount)
+    list.sort()
+  }
+
+  private func requireWorking(_ watch: Watch) throws(UnmergeError) -> Stop? {
+    try require(problem.gram, UnsafeBufferPointer(start: working.pointer, count: workingCount), watch)
+  }
+
+  /// Records the signs of v; false when they are those of last time.
+  private func rememberFace() -> Bool {
+    var isNew = false
+    for j in 0..<n {
+      let s: Int8 = v[j] > 0 ? 1 : v[j] < 0 ? -1 : 0
+      if s != signs[j] {
+        isNew = true
+        signs[j] = s
+      }
+    }
+    return isNew
+  }
+
+  // MARK: sweeps
+
+  /// Covariance coordinate descent over `working` until the support has stood for two sweeps, at most `sweepsPerRound`. Each
+  /// coordinate goes to its minimum; g follows by one column of Ĝ.
+  private func sweep(_ watch: Watch, _ maxIterations: Int) -> Stop? {
+    let v = self.v.pointer
+    let g = self.g.pointer
+    let lambda = problem.lambda.pointer
+    let mu = problem.mu.pointer
+    let positive = problem.positive
+    var quiet = 0
+    for _ in 0..<Self.sweepsPerRound where iterations < maxIterations && quiet < 2 {
+      iterations += 1
+      var moved = false
+      var turned = false
+      for k in 0..<workingCount {
+        let j = working[k]
+        let x = v[j]
+        let h = 1 + mu[j]
+        let z = g[j] + h * x
+        let l = lambda[j]
+        let new = z > l ? (z - l) / h : z < -l && !positive ? (z + l) / h : 0
+        let delta = new - x
+        if delta == 0 { continue }
+        moved = true
+        turned = turned || (new == 0) != (x == 0)
+        move(j, to: new)
+        progress += 0.5 * h * delta * delta
+        if n > 2000, k & 63 == 0, let stop = watch.poll() { return stop }
+      }
+      quiet = turned ? 0 : quiet + 1
+      if let stop = watch.poll() { return stop }
+      if !moved { break }
+    }
+    return nil
+  }
+
+  // MARK: faces
+
+  /// A sign change of v_j is a kink of F or its end.
+  @inline(__always)
+  private func hasKink(_ j: Int) -> Bool { problem.positive || problem.lambda[j] > 0 }
+
+  /// Goes to the minimum of F over the signs of v, deleting what becomes 0 on the way.
+  private func minimiseOnFace(_ watch: Watch, _ maxIterations: Int) throws(UnmergeError) -> Stop? {
+    try factorSupport()
+    var order = factor.order
+    for (i, j) in order.enumerated() { rhs[i] = problem.descent(j, v[j], g[j]) }
+    while !order.isEmpty {
+      iterations += 1
+      let k = order.count
+      step.pointer.update(from: rhs.pointer, count: k)
+      factor.solve(step.pointer)
+      var t = 1.0
+      var isBlocked = false
+      for i in 0..<k {
+        let x = v[order[i]]
+        let d = step[i]
+        guard hasKink(order[i]), x > 0 ? x + d <= 0 : x + d >= 0 else { continue }
+        isBlocked = true
+        t = min(t, -x / d)
+      }
+      progress += t * (1 - 0.5 * t) * Vector.dot(k, rhs.pointer, step.pointer)
+      // The gradient on the face shrinks by 1 − t: no need to recompute it between deletions.
+      var kept = 0
+      for i in 0..<k {
+        let j = order[i]
+        let x = v[j]
+        let new = x + t * step[i]
+        if isBlocked, hasKink(j), x > 0 ? new <= tiny(x) : new >= tiny(x) {
+          v[j] = 0
+        } else {
+          v[j] = new
+          rhs[kept] = (1 - t) * rhs[i]
+          kept += 1
+        }
+      }
+      if !isBlocked { break }
+      for i in stride(from: k - 1, through: 0, by: -1) where v[order[i]] == 0 { drop(at: i) }
+      order = factor.order
+      if let stop = watch.poll() { return stop }
+      if iterations >= maxIterations { break }
+    }
+    return nil
+  }
+
+  /// v_j ← x, g following.
+  @inline(__always)
+  private func move(_ j: Int, to x: Double) {
+    let delta = v[j] - x
+    if delta == 0 { return }
+    v[j] = x
+    Vector.axpy(n, delta, problem.gram.column(j), g.pointer)
+    g[j] += problem.mu[j] * delta
+  }
+
+  /// What is left of x when a step that was to take it to 0 rounds: of x itself, so it has x's sign.
+  @inline(__always)
+  private func tiny(_ x: Double) -> Double { 4 * roundoff * x }
+
+  private func drop(at i: Int) {
+    factored[factor.order[i]] = false
+    factor.remove(at: i)
+  }
+
+  private func emptyFactor() {
+    factor.removeAll()
+    factored.zero()
+  }
+
+  /// Makes `factor` that of the support: leavers by rotations, newcomers appended, dependent ones moved until they fit.
+  private func factorSupport() throws(UnmergeError) {
+    var size = 0
+    for j in 0..<n where v[j] != 0 { size += 1 }
+    if size > capacity {
+      capacity = min(n, 2 * size)
+      factor = try allocating { () throws(OutOfMemory) in try Cholesky(capacity: capacity) }
+      factored.zero()
+    }
+    let leavers = factor.order.reduce(0) { $0 + (v[$1] == 0 ? 1 : 0) }
+    if 4 * leavers > factor.count {
+      emptyFactor()
+    } else if leavers > 0 {
+      for i in stride(from: factor.count - 1, through: 0, by: -1) where v[factor.order[i]] == 0 { drop(at: i) }
+    }
+    for j in 0..<n where v[j] != 0 && !factored[j] {
+      while v[j] != 0 {
+        if factor.append(j, column: problem.gram.column(j), diagonal: 1 + problem.mu[j]) {
+          factored[j] = true
+          break
+        }
+        sawDependence = true
+        if !moveAlongNull(j) { break }
+      }
+    }
+  }
+
+  /// Atom j depends on those in the factor: with x = H_AA⁻¹ H_Aj, F is (nearly) linear along d = (−x, 1). Moves downhill until a
+  /// coefficient is 0, which then leaves. False when the minimum comes first: then j stays, unfactored, and only sweeps move it.
+  private func moveAlongNull(_ j: Int) -> Bool {
+    let order = factor.order
+    let k = order.count
+    let column = problem.gram.column(j)
+    for i in 0..<k { step[i] = column[order[i]] }
+    factor.solve(step.pointer)
+    var curvature = 1 + problem.mu[j]
+    var slope = problem.descent(j, v[j], g[j])
+    var size = 1.0
+    for i in 0..<k {
+      curvature -= step[i] * column[order[i]]
+      slope -= step[i] * problem.descent(order[i], v[order[i]], g[order[i]])
+      size += abs(step[i])
+    }
+    let isLevel = abs(slope) <= 64 * roundoff * size
+    // On level ground the newcomer goes.
+    let direction = isLevel ? (v[j] > 0 ? -1.0 : 1.0) : (slope > 0 ? 1.0 : -1.0)
+    var t = Double.infinity
+    if hasKink(j), v[j] * direction < 0 { t = abs(v[j]) }
+    for i in 0..<k {
+      let x = v[order[i]]
+      let d = -direction * step[i]
+      if hasKink(order[i]), x * d < 0 { t = min(t, -x / d) }
+    }
+    var reachesZero = true
+    if !isLevel, curvature > 64 * roundoff * size, abs(slope) / curvature < t {
+      t = abs(slope) / curvature
+      reachesZero = false
+    }
+    if t == .infinity { t = -v[j] * direction }
+    progress += max(0, t * abs(slope) - 0.5 * t * t * max(0, curvature))
+    for i in 0...k {
+      let a = i < k ? order[i] : j
+      let x = v[a]
+      var new = x + t * direction * (i < k ? -step[i] : 1)
+      if reachesZero, i == k || hasKink(a), x > 0 ? new <= tiny(x) : new >= tiny(x) { new = 0 }
+      move(a, to: new)
+    }
+    for i in stride(from: k - 1, through: 0, by: -1) where v[order[i]] == 0 { drop(at: i) }
+    return reachesZero
+  }
+
+  /// Whether the atoms with the largest admissible correlation, support or not, are dependent: then the fit is unique and the
+  /// coefficients need not be. Told atom by atom against the factor of the support.
+  private func isNotUnique(_ certificate: Certificate) throws(UnmergeError) -> Bool {
+    let gram = problem.gram
+    if gram.isComplete, gram.condition < 1e11 { return false }
+    var size = 0
+    for j in 0..<n where v[j] != 0 {
+      size += 1
+      if !factored[j] { return true }
+    }
+    let order = factor.order
+    guard size > 0, order.count == size, order.allSatisfy({ v[$0] != 0 }) else { return false }
+    let slack = correlationFloor(gram, l2: certificate.l2)
+    var tried = 0
+    for j in 0..<n where v[j] == 0 && gram.norms[j] > 0 && problem.lambda[j] < .infinity && tried < 64 {
+      let l = problem.lambda[j]
+      guard (problem.positive ? g[j] : abs(g[j])) >= l * (1 - 1e-9) - slack else { continue }
+      tried += 1
+      if try isDependent(j) { return true }
+    }
+    return false
+  }
+
+  /// Whether atom j depends on those in the factor; by the symmetry of Ĝ their columns tell.
+  func isDependent(_ j: Int) throws(UnmergeError) -> Bool {
+    if factor.count == capacity {
+      if capacity == n { return false }
+      capacity = min(n, 2 * capacity)
+      factor = try allocating { () throws(OutOfMemory) in try Cholesky(capacity: capacity) }
+      factored.zero()
+      try factorSupport()
+    }
+    for a in factor.order { rhs[a] = problem.gram.column(a)[j] }
+    if !factor.append(j, column: rhs.pointer, diagonal: 1 + problem.mu[j]) { return true }
+    factor.remove(at: factor.count - 1)
+    return false
+  }
+}
+
+/// Makes columns of Ĝ known. A run that ends during the pass is not an error: the method answers with what it has.
+func require(_ gram: Gram, _ columns: UnsafeBufferPointer<Int>, _ watch: Watch) throws(UnmergeError) -> Stop? {
+  if gram.isComplete { return nil }
+  do {
+    try gram.require(Array(columns), watch)
+    return nil
+  } catch {
+    if error.status == UNMERGE_E_CANCELLED || error.status == UNMERGE_E_DEADLINE, let stop = watch.poll() { return stop }
+    throw error
+  }
+}

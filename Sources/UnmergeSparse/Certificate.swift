@@ -1,0 +1,175 @@
+import CUnmerge
+import UnmergeCore
+import UnmergeLinalg
+
+/// Unit roundoff of double.
+let roundoff = 0x1p-53
+
+/// What can be said of a point v of a `Quadratic`, in units of ‖y‖².
+struct Certificate {
+  var objective = 0.0
+  var rss = 0.0
+  /// Bound on F(v) − F*; NaN where none is known.
+  var gap = Double.nan
+  /// gap / max(F, rounding floor)
+  var relativeGap = Double.nan
+  /// Largest distance of the gradient from the subdifferential, a correlation.
+  var violation = 0.0
+  /// ‖v‖₁ and ‖v‖², which rounding errors grow with.
+  var l1 = 0.0
+  var l2 = 0.0
+
+  /// The residual cannot be told from rounding: 1 − 2ĉᵀv + vᵀĜv is a difference of numbers with the Gram's entry error.
+  func isExplained(_ gram: Gram) -> Bool { rss <= floor(gram) * (1 + l2) }
+}
+
+/// Below this fraction of ‖y‖² an objective computed from the Gram means nothing.
+func floor(_ gram: Gram) -> Double { max(8 * Double(max(gram.atoms, 1)) * roundoff, gram.precision.entryError) }
+
+/// What the rounding of its own evaluation does to a gradient.
+func gradientNoise(l1: Double) -> Double { 16 * roundoff * (1 + l1) }
+
+/// A correlation with the residual at or below this is noise of the Gram, not a reason to take an atom in.
+func correlationFloor(_ gram: Gram, l2: Double) -> Double {
+  max(1e-10, 2 * gram.precision.entryError * max(1, l2.squareRoot()))
+}
+
+extension Quadratic {
+  /// Element j of the smallest subgradient of −F at v, g being ĉ − Ĝv − μv: 0 where v_j is optimal given the others.
+  @inline(__always)
+  func descent(_ j: Int, _ v: Double, _ g: Double) -> Double {
+    let l = lambda[j]
+    if v > 0 { return g - l }
+    if v < 0 { return g + l }
+    if g > l { return g - l }
+    return g < -l && !positive ? g + l : 0
+  }
+
+  /// The duality gap without cancellation. The dual point is s·r with the largest s in [0, 1] that makes s|g_j| ≤ λ_j; with
+  /// N = ‖r‖² + Σ μ v²,
+  ///
+  ///     gap = ½ (1 − s)² N + Σ |v_j| (λ_j − s sign(v_j) g_j),
+  ///
+  /// a sum of non-negative terms (Kim, Koh, Lustig, Boyd & Gorinevsky 2007, rearranged). With v ≥ 0 only positive g_j limit s.
+  /// An unpenalised atom needs g_j = 0 for any s > 0: it is granted the rounding of g, beyond that s = 0 and the gap is honest
+  /// and useless. A gradient that exceeds λ_j by rounding alone, as at α = α_max, does not limit s.
+  ///
+  /// `rss` is the residual where it is known better than from the Gram, in units of ‖y‖².
+  ///
+  /// Without a norm (least squares, ridge, NNLS) the gap stays NaN; see `Curvature`.
+  func certify(_ v: UnsafePointer<Double>, _ g: UnsafePointer<Double>, rss: Double? = nil) -> Certificate {
+    var r = Certificate()
+    var fit = 1.0
+    var ridge = 0.0
+    var norm = 0.0
+    for j in 0..<n where v[j] != 0 {
+      let x = v[j]
+      r.l1 += abs(x)
+      r.l2 += x * x
+      // ‖r‖² = 1 − ĉᵀv − vᵀ(ĉ − Ĝv)
+      fit -= x * (c[j] + g[j] + mu[j] * x)
+      ridge += mu[j] * x * x
+      norm += lambda[j] * abs(x)
+    }
+    let noise = gradientNoise(l1: r.l1)
+    var s = 1.0
+    var hasNorm = false
+    var isEmpty = true
+    for j in 0..<n {
+      let l = lambda[j]
+      guard l < .infinity else { continue }
+      isEmpty = false
+      if l > 0 { hasNorm = true }
+      r.violation = max(r.violation, abs(descent(j, v[j], g[j])))
+      let size = positive ? g[j] : abs(g[j])
+      if size > l * (1 + 8 * roundoff) { s = l > 0 ? min(s, l / size) : size > noise ? 0 : s }
+    }
+    r.rss = rss ?? max(fit, 0)
+    r.objective = 0.5 * r.rss + 0.5 * ridge + norm
+    guard hasNorm else {
+      if isEmpty { set(gap: 0, &r) }
+      return r
+    }
+    var gap = 0.5 * (1 - s) * (1 - s) * (r.rss + ridge)
+    for j in 0..<n where v[j] != 0 {
+      let l = lambda[j]
+      gap += l > 0 ? max(0, abs(v[j]) * l - s * v[j] * g[j]) : s * abs(v[j] * g[j])
+    }
+    set(gap: gap, &r)
+    return r
+  }
+
+  func set(gap: Double, _ r: inout Certificate) {
+    r.gap = gap
+    r.relativeGap = gap / max(r.objective, floor(gram))
+  }
+}
+
+/// H = Ĝ + μ, factored, for the bound that needs no norm: F is ½‖·‖²_H plus something convex, so with p the smallest
+/// subgradient at v, F(v) − F* ≤ ½ pᵀH⁻¹p.
+struct Curvature: Sendable {
+  private let factor: DenseCholesky
+
+  /// Nil where H is on demand or numerically singular.
+  init?(_ problem: Quadratic) throws(UnmergeError) {
+    guard problem.gram.isComplete, problem.n > 0 else { return nil }
+    let n = problem.n
+    let shift = try allocate(n, of: Double.self)
+    for j in 0..<n { shift[j] = problem.gram.norms[j] > 0 ? problem.mu[j] : 1 }
+    let factor = try allocating { () throws(OutOfMemory) in
+      try DenseCholesky(n, problem.gram.column(0), addingToDiagonal: shift.pointer)
+    }
+    guard let factor, factor.condition < 1e14 else { return nil }
+    self.factor = factor
+  }
+
+  func bound(_ problem: Quadratic, _ v: UnsafePointer<Double>, _ g: UnsafePointer<Double>) throws(UnmergeError) -> Double {
+    let n = problem.n
+    let p = try allocate(n, of: Double.self)
+    var any = false
+    for j in 0..<n {
+      p[j] = problem.descent(j, v[j], g[j])
+      any = any || p[j] != 0
+    }
+    guard any else { return 0 }
+    let x = try allocating { () throws(OutOfMemory) in try p.copy() }
+    factor.solve(x.pointer)
+    return max(0, 0.5 * Vector.dot(n, p.pointer, x.pointer))
+  }
+}
+
+/// How a method ended for one target.
+struct Ending {
+  var outcome = UNMERGE_CONVERGED
+  var flags: Int32 = 0
+  var iterations = 0
+  var certificate = Certificate()
+}
+
+/// The report of one target. `condition` is that of what was solved, where it is better than the Gram's (ridge).
+func report(_ end: Ending, _ gram: Gram, target t: Int, nonzeros: Int, condition: Double? = nil, _ watch: Watch) -> unmerge_report {
+  var r = unmerge_report.defaults
+  let yNorm = gram.targetNorms[t]
+  // A Gram may hold ‖y‖² beyond the largest double's root only by being damaged; products below then say so with infinity.
+  let yy = yNorm * yNorm
+  let c = end.certificate
+  r.outcome = end.outcome
+  r.flags = end.flags
+  for j in 0..<gram.atoms where gram.norms[j] == 0 { r.flags |= UNMERGE_FLAG_ZERO_ATOM }
+  if Double.minimum(condition ?? gram.condition, gram.condition) * gram.precision.entryError > 1e-6 {
+    r.flags |= UNMERGE_FLAG_REDUCED_ACCURACY
+  }
+  r.iterations = Int64(end.iterations)
+  r.nonzeros = Int64(nonzeros)
+  r.passes = Int64(gram.passes)
+  r.objective = yy * c.objective
+  r.duality_gap = yy * c.gap
+  r.relative_gap = c.relativeGap
+  r.violation = c.violation
+  r.rss = yy * c.rss
+  r.yy = yy
+  r.r2 = yy > 0 ? 1 - c.rss : 0
+  r.condition = gram.condition
+  r.seconds = watch.seconds
+  return r
+}

@@ -1,0 +1,113 @@
+import CUnmerge
+import UnmergeCore
+import UnmergeLinalg
+
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Musl)
+  import Musl
+#endif
+
+// A path of elastic nets over a decreasing grid
+//
+//     α_i = α_max · alpha_min_ratio^(i / (n_alphas − 1))
+//
+// Each problem starts from the solution of the one before: its support is solved for at the new α first (one Cholesky solve on a
+// factor that is still there), then whoever violates enters. Most steps change a few atoms. Every point is certified by
+// itself and equals a single solve.
+//
+// References: Friedman, Hastie & Tibshirani 2010; Efron, Hastie, Johnstone & Tibshirani 2004 (the path is piecewise linear).
+
+private func path(
+  _ net: ElasticNet, _ gram: Gram, target: Int, _ alphas: Buffer<Double>, _ watch: Watch
+) throws(UnmergeError) -> Answers {
+  let count = alphas.count
+  let answers = try Answers(gram.atoms, count)
+  let order = try allocate(count, of: Int.self)
+  for i in 0..<count { order[i] = i }
+  var descending = UnsafeMutableBufferPointer(start: order.pointer, count: count)
+  descending.sort { alphas[$0] != alphas[$1] ? alphas[$0] > alphas[$1] : $0 < $1 }
+  var solver: ActiveSet?
+  for i in descending {
+    if gram.targetNorms[target] == 0 {
+      answers.set(i, gram, target: target, nil, emptyEnding(), watch)
+    } else if alphas[i] == 0, !net.positive, watch.maxIterations > 0 {
+      try LeastSquares(gram, alpha: 0, weights: nil, watch).answer(target, answers, column: i, watch)
+    } else {
+      let problem = try Quadratic(
+        gram, target: target, alpha: alphas[i], l1Ratio: net.l1Ratio, weights: net.weights, positive: net.positive)
+      let warm = if let solver { solver } else { try ActiveSet(problem) }
+      solver = warm
+      warm.change(to: problem)
+      let curvature = alphas[i] == 0 ? try Curvature(problem) : nil
+      let end = try warm.run(watch, tol: watch.tol, maxIterations: watch.maxIterations, curvature: curvature)
+      answers.set(i, gram, target: target, warm.v.pointer, end, watch)
+    }
+  }
+  return answers
+}
+
+extension unmerge_path_options: Growable {
+  package static var defaults: unmerge_path_options {
+    var o = unmerge_path_options()
+    o.struct_size = MemoryLayout<unmerge_path_options>.size
+    o.l1_ratio = 1
+    o.alpha_min_ratio = 1e-3
+    o.n_alphas = 100
+    return o
+  }
+}
+
+@_cdecl("unmerge_path_options_init") @implementation
+public func unmerge_path_options_init(_ options: UnsafeMutablePointer<unmerge_path_options>?, _ size: Int) -> unmerge_status {
+  initialize(options, size)
+}
+
+@_cdecl("unmerge_lasso_path") @implementation
+public func unmerge_lasso_path(
+  _ gram: OpaquePointer?, _ options: UnsafePointer<unmerge_path_options>?, _ run: UnsafePointer<unmerge_run>?,
+  _ alphas: UnsafeMutablePointer<Double>?, _ coef: UnsafePointer<unmerge_view>?,
+  _ reports: UnsafeMutablePointer<unmerge_report>?, _ error: UnsafeMutablePointer<unmerge_error>?
+) -> unmerge_status {
+  door(error) { () throws(UnmergeError) in
+    let gram = try object(gram, "gram", Gram.self)
+    let o = try read(options, "options")
+    guard o.l1_ratio > 0, o.l1_ratio <= 1 else {
+      throw .range("options->l1_ratio is \(o.l1_ratio); it must be in (0, 1]")
+    }
+    guard o.alpha_min_ratio > 0, o.alpha_min_ratio < 1 else {
+      throw .range("options->alpha_min_ratio is \(o.alpha_min_ratio); it must be in (0, 1)")
+    }
+    try check(o.n_alphas, "options->n_alphas", 1...Int64.max, ">= 1")
+    guard o.target >= 0, o.target < gram.targets else {
+      throw .range("options->target is \(o.target); it must be in [0, \(gram.targets))")
+    }
+    try checkFlag(o.positive, "options->positive")
+    try checkReserved(o.reserved, "options->reserved")
+    let weights = try copyWeights(o.weights, gram.atoms)
+    let watch = try Watch(run)
+    let count = Int(o.n_alphas)
+    let target = Int(o.target)
+    let output = try Output(coef, "coef", rows: gram.atoms, columns: count)
+    try checkResult(reports, "reports")
+    let grid = try allocate(count, of: Double.self)
+    if let given = o.alphas {
+      for i in 0..<count {
+        grid[i] = UnsafeRawPointer(given + i).loadUnaligned(as: Double.self)
+        try check(grid[i], "options->alphas[\(i)]", 0...Double.greatestFiniteMagnitude, "finite and >= 0")
+      }
+    }
+    let net = ElasticNet(alpha: 0, l1Ratio: o.l1_ratio, weights: weights, positive: o.positive == 1)
+    let answers = try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
+      if o.alphas == nil {
+        let largest = try alphaMax(
+          gram, target: target, l1Ratio: net.l1Ratio, weights: weights, positive: net.positive, watch)
+        let step = log(o.alpha_min_ratio) / Double(max(1, count - 1))
+        for i in 0..<count { grid[i] = largest * exp(step * Double(i)) }
+      }
+      return try path(net, gram, target: target, grid, watch)
+    }
+    answers.deliver(output, reports)
+    alphas?.update(from: grid.pointer, count: count)
+  }
+}

@@ -1,0 +1,113 @@
+import CUnmerge
+import Synchronization
+import UnmergeCore
+import UnmergeLinalg
+
+/// Coefficients and reports of all targets. Nothing reaches the caller's arrays before every target is answered.
+final class Answers: @unchecked Sendable {
+  let rows: Int
+  let columns: Int
+  /// In the caller's units, column-major.
+  private let coef: Buffer<Double>
+  private let reports: Buffer<unmerge_report>
+
+  init(_ rows: Int, _ columns: Int) throws(UnmergeError) {
+    self.rows = rows
+    self.columns = columns
+    reports = try allocate(columns)
+    coef = try allocate(product(rows, columns, "coef"))
+  }
+
+  /// w_j = v_j ‖y‖ / d_j
+  func set(
+    _ column: Int, _ gram: Gram, target t: Int, _ v: UnsafePointer<Double>?, _ end: Ending, condition: Double? = nil,
+    _ watch: Watch
+  ) {
+    let w = coef.pointer + column * rows
+    var nonzeros = 0
+    if let v {
+      for j in 0..<rows where v[j] != 0 && gram.norms[j] > 0 {
+        w[j] = v[j] * (gram.targetNorms[t] / gram.norms[j])
+        nonzeros += 1
+      }
+    }
+    reports[column] = report(end, gram, target: t, nonzeros: nonzeros, condition: condition, watch)
+  }
+
+  /// Coefficients that are not of the form v ‖y‖ / d.
+  func set(_ column: Int, _ j: Int, _ value: Double) { coef[column * rows + j] = value }
+
+  func set(_ column: Int, report: unmerge_report) { reports[column] = report }
+
+  func deliver(_ output: Output, _ results: UnsafeMutablePointer<unmerge_report>?) {
+    for t in 0..<columns {
+      for j in 0..<rows { output.set(j, t, coef[t * rows + j]) }
+      store(reports[t], results, index: t)
+    }
+  }
+}
+
+/// Runs `body` for every target, over the threads of the run. What a target's answer is does not depend on the others. A Gram
+/// on demand is left to one thread: its columns come in passes that are worth sharing.
+func eachTarget(
+  _ gram: Gram, _ watch: Watch, _ body: @escaping @Sendable (Int) throws(UnmergeError) -> Void
+) throws(UnmergeError) {
+  let count = gram.targets
+  let workers = gram.isComplete ? min(count, watch.threads) : min(count, 1)
+  let failure = Mutex<(target: Int, error: UnmergeError)?>(nil)
+  Threads.withSingleThreadedBLAS {
+    Threads.perform(workers) { worker in
+      for t in stride(from: worker, to: count, by: workers) {
+        do throws(UnmergeError) {
+          try body(t)
+        } catch {
+          failure.withLock { if $0.map({ t < $0.target }) ?? true { $0 = (t, error) } }
+          return
+        }
+      }
+    }
+  }
+  if let failed = failure.withLock({ $0 }) { throw failed.error }
+}
+
+/// The caller's weights, or nil for ones.
+func copyWeights(
+  _ pointer: UnsafePointer<Double>?, _ count: Int, _ name: String = "options->weights"
+) throws(UnmergeError) -> Buffer<Double>? {
+  guard let pointer = try weights(pointer, count, name) else { return nil }
+  let copy = try allocate(count, of: Double.self)
+  for j in 0..<count { copy[j] = UnsafeRawPointer(pointer + j).loadUnaligned(as: Double.self) }
+  return copy
+}
+
+/// The coefficients a warm start begins from; n×T, in the caller's units.
+func readWarmStart(_ coef: Output, _ gram: Gram) throws(UnmergeError) -> Buffer<Double> {
+  let n = gram.atoms
+  let start = try allocate(product(n, gram.targets, "coef"), of: Double.self)
+  for t in 0..<gram.targets {
+    for j in 0..<n {
+      let w = coef.get(j, t)
+      guard w.isFinite else {
+        throw UnmergeError(UNMERGE_E_NONFINITE, "coef[\(j), \(t)] is \(w); a warm start must be finite")
+      }
+      start[t * n + j] = w
+    }
+  }
+  return start
+}
+
+/// v_j = w_j d_j / ‖y‖; a start too large to square is no start.
+func scaleWarmStart(_ w: UnsafePointer<Double>, _ gram: Gram, target t: Int, _ v: UnsafeMutablePointer<Double>) {
+  for j in 0..<gram.atoms {
+    let x = w[j] * (gram.norms[j] / gram.targetNorms[t])
+    v[j] = abs(x) < 1e100 ? x : 0
+  }
+}
+
+/// The answer for y = 0.
+func emptyEnding() -> Ending {
+  var end = Ending()
+  end.certificate.gap = 0
+  end.certificate.relativeGap = 0
+  return end
+}
