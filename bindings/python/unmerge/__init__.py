@@ -1,0 +1,124 @@
+"""unmerge: which components are in a merged model, how much, how sure, and what is left.
+
+    coef, report = unmerge.nnls((A, y))            # atoms in the columns of A
+    gram = unmerge.Gram(A, y)                      # the one pass over the data, then as many methods as you like
+    coef, report = unmerge.lasso(gram, alpha=0.01, relative=True)
+
+    result = unmerge.decompose(base="base/", atoms=["medicine/", "law/"], target="merged/")
+    print(result)
+
+Names are loaded when first used, so that ``import unmerge`` (and ``unmerge --help``) costs next to nothing; using them
+needs NumPy only.  Files need the extra ``hf``, the command line ``cli``, plots ``plot``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import demo, errors, files, plot
+    from ._library import blas_description, version
+    from ._run import Progress
+    from .certificate import refine, verify
+    from .decomposition import decompose
+    from .errors import Cancelled, DeadlinePassed, InvalidType, InvalidValue, OutOfMemory, UnmergeError
+    from .gram import Accumulator, Gram
+    from .masks import Mask, mask
+    from .methods import alpha_max, dot, elastic_net, lasso, lasso_path, nnls, omp, ridge
+    from .operator import Operator
+    from .report import Report
+    from .result import Atom, Decomposition, Module
+
+    __version__: str
+
+_HOME = {
+    "Accumulator": "gram",
+    "Atom": "result",
+    "Cancelled": "errors",
+    "DeadlinePassed": "errors",
+    "Decomposition": "result",
+    "Gram": "gram",
+    "InvalidType": "errors",
+    "InvalidValue": "errors",
+    "Mask": "masks",
+    "Module": "result",
+    "Operator": "operator",
+    "OutOfMemory": "errors",
+    "Progress": "_run",
+    "Report": "report",
+    "UnmergeError": "errors",
+    "alpha_max": "methods",
+    "blas_description": "_library",
+    "decompose": "decomposition",
+    "dot": "methods",
+    "elastic_net": "methods",
+    "lasso": "methods",
+    "lasso_path": "methods",
+    "mask": "masks",
+    "nnls": "methods",
+    "omp": "methods",
+    "refine": "certificate",
+    "ridge": "methods",
+    "verify": "certificate",
+    "version": "_library",
+}
+_MODULES = ("demo", "errors", "files", "plot")
+
+if not TYPE_CHECKING:  # a type checker that saw this would accept any name
+
+    def __getattr__(name: str) -> Any:
+        from importlib import import_module
+
+        if name == "__version__":
+            from . import _ffi
+
+            value: Any = f"{_ffi.UNMERGE_VERSION_MAJOR}.{_ffi.UNMERGE_VERSION_MINOR}.{_ffi.UNMERGE_VERSION_PATCH}"
+        elif name in _HOME:
+            value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        elif name in _MODULES:
+            value = import_module(f".{name}", __name__)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted([*globals(), *_HOME, *_MODULES, "__version__"])
+
+
+__all__ = [
+    "Accumulator",
+    "Atom",
+    "Cancelled",
+    "DeadlinePassed",
+    "Decomposition",
+    "Gram",
+    "InvalidType",
+    "InvalidValue",
+    "Mask",
+    "Module",
+    "Operator",
+    "OutOfMemory",
+    "Progress",
+    "Report",
+    "UnmergeError",
+    "__version__",
+    "alpha_max",
+    "blas_description",
+    "decompose",
+    "demo",
+    "dot",
+    "elastic_net",
+    "errors",
+    "files",
+    "lasso",
+    "lasso_path",
+    "mask",
+    "nnls",
+    "omp",
+    "plot",
+    "refine",
+    "ridge",
+    "verify",
+    "version",
+]

@@ -1,0 +1,192 @@
+"""The command line: ``unmerge decompose``, ``unmerge demo``.
+
+Exit codes: 0 done; 2 refused (arguments, files, shapes: one sentence on stderr); 3 an answer that did not converge;
+130 interrupted.  The answer goes to stdout, everything else to stderr.  NumPy is imported by the commands, not by --help.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+REFUSED, NOT_CONVERGED, INTERRUPTED = 2, 3, 130
+NEEDS_CLI = 'unmerge: the command line needs the packages typer and rich: pip install "unmerge[cli]"'
+METHODS = ("nnls", "omp", "lasso", "elastic-net", "ridge", "dot")
+
+
+def spread(arguments: Sequence[str], option: str = "--atoms") -> list[str]:
+    """``--atoms a b c`` as ``--atoms a --atoms b --atoms c``: click's options take a fixed number of values."""
+    found: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return [*found, word, *rest]
+        if word != option:
+            found.append(word)
+            continue
+        values = []
+        while rest and not rest[0].startswith("-"):
+            values.append(rest.pop(0))
+        found += [part for value in values for part in (option, value)] or [option]
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit code."""
+    try:
+        app = _app()
+    except ImportError:
+        print(NEEDS_CLI, file=sys.stderr)
+        return REFUSED
+    try:
+        app(spread(sys.argv[1:] if arguments is None else arguments), prog_name="unmerge")
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    return 0
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """Refusals and interrupts as one sentence and an exit code."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print("unmerge: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (OSError, ImportError, MemoryError) as error:
+        print(f"unmerge: {error}", file=sys.stderr)
+        return REFUSED
+    except Exception as error:
+        from .errors import UnmergeError
+
+        if isinstance(error, UnmergeError):
+            print(f"unmerge: {error}", file=sys.stderr)
+            return REFUSED
+        raise
+
+
+def _bar(quiet: bool) -> Any:
+    """Progress on a terminal only."""
+    return "rich" if sys.stderr.isatty() and not quiet else None
+
+
+def _app() -> Any:
+    import typer
+
+    app = typer.Typer(
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help="Which components are in a merged model, how much, how sure, and what is left.",
+    )
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            from . import _ffi
+
+            print(f"unmerge {_ffi.UNMERGE_VERSION_MAJOR}.{_ffi.UNMERGE_VERSION_MINOR}.{_ffi.UNMERGE_VERSION_PATCH}")
+            raise typer.Exit()
+
+    @app.callback()
+    def root(
+        version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Show the version."),
+    ) -> None:
+        pass
+
+    def check_method(value: str) -> str:
+        if value not in METHODS:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(METHODS)}")
+        return value
+
+    method_option = typer.Option("nnls", callback=check_method, help=f"One of {', '.join(METHODS)}.", metavar="METHOD")
+    quiet_option = typer.Option(False, "--quiet", help="No progress bar, and no table where there is --output.")
+    threads_option = typer.Option(0, help="0 = one per core; the answer does not depend on it.")
+
+    @app.command()
+    def decompose(
+        atoms: list[str] = typer.Option(..., metavar="PATH...", help="Adapters, checkpoints or task vectors."),
+        target: str = typer.Option(..., metavar="PATH", help="The merged model, or an adapter."),
+        base: Optional[str] = typer.Option(None, metavar="PATH", help="The checkpoint the others are compared with."),
+        method: str = method_option,
+        alpha: Optional[float] = typer.Option(None, help="Penalty; default 0.01 alpha_max (ridge: 1e-6 mean ||a||^2)."),
+        l1_ratio: float = typer.Option(0.5, help="elastic-net: 1 is lasso, 0 ridge."),
+        k: int = typer.Option(8, help="omp: at most this many atoms."),
+        compress: Optional[int] = typer.Option(None, help="Keep this many entries, the largest (paper: 999936)."),
+        threshold: float = typer.Option(0.01, help="An atom is present when its weight is larger than this."),
+        verify: bool = typer.Option(False, "--verify", help="Recompute the certificate from the data (one more pass)."),
+        tol: float = typer.Option(1e-10, help="Relative duality gap to reach."),
+        max_iter: int = typer.Option(10000, help="Sweeps or pivots."),
+        deadline: float = typer.Option(0.0, help="Seconds; 0 = none."),
+        threads: int = threads_option,
+        seed: int = typer.Option(0, help="Chooses the folds."),
+        quiet: bool = quiet_option,
+        output: Optional[Path] = typer.Option(None, "--output", "-o", help="Write the JSON to this file."),
+        as_json: bool = typer.Option(False, "--json", help="JSON on stdout instead of the table."),
+    ) -> None:
+        """Which of these atoms are in the target, and how much.
+
+        unmerge decompose --base base/ --atoms medicine/ law/ code/ --target merged/ -o out.json
+        """
+
+        def work() -> int:
+            from .decomposition import decompose as run
+
+            found = run(
+                base=base,
+                atoms=atoms,
+                target=target,
+                method=method.replace("-", "_"),  # type: ignore[arg-type]
+                alpha=alpha,
+                l1_ratio=l1_ratio,
+                k=k,
+                compress=compress,
+                threshold=threshold,
+                verify=verify,
+                tol=tol,
+                max_iter=max_iter,
+                deadline=deadline,
+                threads=threads,
+                seed=seed,
+                progress=_bar(quiet),
+            )
+            text = found.to_json(output)
+            if as_json:
+                print(text, end="")
+            elif not (quiet and output):
+                print(found)
+            if found.report.converged:
+                return 0
+            print(f"unmerge: not converged: {found.report.outcome}", file=sys.stderr)
+            return NOT_CONVERGED
+
+        raise typer.Exit(_guarded(work))
+
+    @app.command()
+    def demo(
+        data: Optional[Path] = typer.Option(None, metavar="DIR", help="The sample's folder (default: examples/data)."),
+        method: str = method_option,
+        threads: int = threads_option,
+        quiet: bool = quiet_option,
+    ) -> None:
+        """Take every merge of the shipped sample apart and print the truth beside the answer."""
+
+        def work() -> int:
+            from . import demo as sample
+
+            code = 0
+            options = {"method": method.replace("-", "_"), "threads": threads, "progress": _bar(quiet)}
+            for case in sample.cases(data, **options):
+                print(sample.table(case), end="\n\n", flush=True)
+                if not case.found.report.converged:
+                    code = NOT_CONVERGED
+            return code
+
+        raise typer.Exit(_guarded(work))
+
+    return app
+
+
+if __name__ == "__main__":
+    sys.exit(main())

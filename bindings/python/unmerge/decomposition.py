@@ -1,0 +1,272 @@
+"""decompose: this merged model: which of these fine-tunes are in it, how much, how sure, and what is left?
+
+The target (merged checkpoint minus base, or an adapter) is y, the task vectors of the atoms (adapters as factors, never
+multiplied out; checkpoints minus base, subtracted on the fly) are the columns of A, the data is read once, and a method
+answers; the module structure gives the evidence.  The experiment is that of UNMERGE (Agents4Science 2025).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union
+
+import numpy as np
+
+from ._assemble import Problem, assemble
+from ._options import choice, integer, real
+from ._run import ProgressOption, Run
+from ._tensors import PathLike, Tensors
+from .certificate import verify as verify_from_data
+from .errors import bad_range, bad_type
+from .files import Source, read
+from .gram import Gram, Precision
+from .masks import Mask, mask
+from .methods import Coef, alpha_max, dot, elastic_net, lasso, nnls, omp, ridge
+from .report import Report
+from .result import Atom, Decomposition, Module
+
+Method = Literal["nnls", "omp", "lasso", "elastic_net", "ridge", "dot"]
+METHODS = ("nnls", "omp", "lasso", "elastic_net", "ridge", "dot")
+
+Model = Union[PathLike, Mapping[str, Any]]
+
+# An atom counts as present when its weight is larger than this in size (the paper's threshold for NNLS and for dot).
+THRESHOLD = 0.01
+# LASSO and elastic net: alpha as a fraction of alpha_max, the smallest alpha that explains nothing.
+RELATIVE_ALPHA = 1e-2
+# Ridge: alpha as a fraction of the mean ||a_j||^2, enough to settle dependent atoms, too little to bias the others.
+RIDGE_ALPHA = 1e-6
+# Blocks per module cost n^2 numbers each; above this many bytes only the sum is kept, and there is no evidence.
+MAX_BLOCK_BYTES = 1 << 30
+
+
+def decompose(
+    *,
+    target: Model,
+    atoms: Union[Sequence[Model], Mapping[str, Model]],
+    base: Model | None = None,
+    method: Method = "nnls",
+    alpha: float | None = None,
+    l1_ratio: float = 0.5,
+    k: int = 8,
+    compress: int | None = None,
+    threshold: float = THRESHOLD,
+    precision: Precision = "auto",
+    verify: bool = False,
+    tol: float = 1e-10,
+    max_iter: int = 10000,
+    deadline: float = 0,
+    threads: int = 0,
+    seed: int = 0,
+    progress: ProgressOption = None,
+) -> Decomposition:
+    """Which atoms are in the target, and how much.
+
+    Parameters
+    ----------
+    target : the merged model: a checkpoint (minus ``base``), a task vector, or an adapter folder.
+    atoms : paths (named by their last part), or a dict name -> path; adapters, checkpoints or task vectors.
+    base : the checkpoint the others are compared with; needed for checkpoints only.  See :mod:`unmerge.files`.
+        Instead of a path, each may be a dict of NumPy arrays by tensor name.
+    method : "nnls" (default), "omp", "lasso", "elastic_net", "ridge" or "dot" (the cosines).
+    alpha : for lasso and elastic_net None means 0.01 alpha_max, for ridge 1e-6 times the mean ||a_j||^2; a number is used
+        as it is, in the scale of 1/2 ||Aw-y||^2.
+    l1_ratio : elastic_net, [0, 1].  k : omp, at most this many atoms.
+    compress : keep only about this many entries, the largest over the atoms in each module (999936 in the paper).
+    threshold : an atom is ``present`` when its weight is larger than this in size (0.01, as in the paper).
+    verify : recompute the certificate from the data, in one more pass.
+
+    With adapters as atoms only the tensors they change are compared; checkpoints are compared in the tensors that all have.
+    What was left out is listed in the result.  Raises ``ValueError`` naming tensors that are missing or of other shapes.
+    """
+    began = time.monotonic()
+    choice(method, "method", {name: 0 for name in METHODS})
+    cut = real(threshold, "threshold")
+    if not cut >= 0:
+        raise bad_range(f"threshold is {cut}; it must be >= 0")
+    paths = _named(atoms)
+    sources = {name: read(model, name) for name, model in paths.items()}
+    below = _base(base)
+    problem = assemble(below, sources, read(target, "target"))
+
+    with Run(progress=progress) as outer:  # owns the progress bar, so that every step below draws on the same one
+        common: dict[str, Any] = {"threads": threads, "progress": outer.reporter}
+
+        def left() -> float:
+            return max(deadline - (time.monotonic() - began), 1e-9) if deadline > 0 else deadline
+
+        kept: Mask | None = None
+        if compress is not None:
+            kept = mask(problem.atoms, total=integer(compress, "compress"), deadline=left(), **common)
+        many = 8 * len(paths) ** 2 * len(problem.used) > MAX_BLOCK_BYTES
+        gram = Gram(
+            problem.atoms,
+            problem.target,
+            precision=precision,
+            blocks="one" if many else "module",
+            mask=kept,
+            seed=seed,
+            deadline=left(),
+            **common,
+        )
+        run = {"tol": tol, "max_iter": max_iter, "deadline": left(), "seed": seed, **common}
+        coef, report, options = _answer(gram, method, alpha, l1_ratio, k, run)
+        if verify and method != "dot":
+            run["deadline"] = left()
+            report = _certificate(problem, coef, method, options, kept, run)
+
+    present = np.abs(coef) > cut
+    found = Decomposition(
+        method=method,
+        options=options | {"compress": compress, "threshold": cut},
+        atoms=_atoms(paths, sources, gram, coef, present, method),
+        modules=[] if many else _evidence(problem, gram, coef, present, method),
+        report=report,
+        entries=gram.entries,
+        tensors=len(problem.used),
+        left_out=problem.left_out,
+        target=str(target) if not isinstance(target, Mapping) else "arrays",
+        base=None if base is None else str(base) if not isinstance(base, Mapping) else "arrays",
+        precision=gram.precision,
+        seconds=time.monotonic() - began,
+    )
+    return found
+
+
+def _named(atoms: Union[Sequence[Model], Mapping[str, Model]]) -> dict[str, Model]:
+    """Atoms by name: the last part of the path; the whole path where two end alike."""
+    if isinstance(atoms, Mapping):
+        named = {str(name): model for name, model in atoms.items()}
+    elif isinstance(atoms, (str, bytes)) or not isinstance(atoms, Sequence):
+        raise bad_type(f"atoms is a {type(atoms).__name__}, expected a list of paths or a dict name -> path")
+    else:
+        if any(isinstance(model, Mapping) for model in atoms):
+            raise bad_type("atoms in memory need names: pass a dict name -> arrays")
+        last = [_last_part(model) for model in atoms]
+        names = [str(model) if last.count(name) > 1 else name for model, name in zip(atoms, last)]
+        if len(set(names)) != len(names):
+            raise bad_range("the same atom is given twice")
+        named = dict(zip(names, atoms))
+    if not named:
+        raise bad_range("there are no atoms")
+    return named
+
+
+def _last_part(path: Any) -> str:
+    place = Path(path)
+    return place.name if place.name not in ("", "..") else place.resolve().name
+
+
+def _base(base: Model | None) -> Tensors | None:
+    if base is None:
+        return None
+    source = read(base, "base")
+    if not isinstance(source, Tensors):
+        raise bad_type(f"the base {base} is an adapter, expected a checkpoint")
+    return source
+
+
+def _answer(
+    gram: Gram, method: str, alpha: float | None, l1_ratio: float, k: int, run: dict[str, Any]
+) -> tuple[Coef, Report, dict[str, Any]]:
+    """Coefficients, report, and the options that were used."""
+    if method in ("lasso", "elastic_net"):
+        ratio = 1.0 if method == "lasso" else l1_ratio
+        if alpha is None:
+            alpha = RELATIVE_ALPHA * float(alpha_max(gram, l1_ratio=ratio))
+        options: dict[str, Any] = {"alpha": alpha}
+        if method == "lasso":
+            return (*lasso(gram, **options, **run), options)
+        options["l1_ratio"] = l1_ratio
+        return (*elastic_net(gram, **options, **run), options)
+    if method == "ridge":
+        if alpha is None:
+            alpha = RIDGE_ALPHA * float(np.mean(np.diag(gram.arrays().G)))
+        return (*ridge(gram, alpha=alpha, **run), {"alpha": alpha})
+    if method == "omp":
+        return (*omp(gram, k=k, **run), {"k": k})
+    if method == "dot":
+        return (*dot(gram, variant="cosine", **run), {"variant": "cosine"})
+    return (*nnls(gram, **run), {})
+
+
+def _certificate(
+    problem: Problem, coef: Coef, method: str, options: dict[str, Any], kept: Mask | None, run: dict[str, Any]
+) -> Report:
+    """The report recomputed from the data; counts that only the method knows are those of the method."""
+    asked: dict[str, Any] = {"mask": kept}
+    if method in ("lasso", "elastic_net"):
+        asked |= {"alpha": options["alpha"], "l1_ratio": options.get("l1_ratio", 1.0)}
+    elif method == "ridge":
+        asked |= {"alpha": options["alpha"], "l1_ratio": 0.0}
+    else:
+        asked |= {"positive": method == "nnls", "support_only": method == "omp"}
+    _, report = verify_from_data(problem.atoms, problem.target, coef, **asked, **run)
+    return report  # type: ignore[no-any-return]
+
+
+def _atoms(
+    paths: Mapping[str, Model], sources: Mapping[str, Source], gram: Gram, coef: Coef, present: Any, method: str
+) -> list[Atom]:
+    G, C, yy = gram.arrays()
+    norms, c, y = np.sqrt(np.diag(G)), C[:, 0], float(yy[0])
+    cosine = _cosine(c, norms, y)
+    found = []
+    for j, (name, path) in enumerate(paths.items()):
+        weight = float(coef[j])
+        joint = method != "dot" and y > 0
+        found.append(
+            Atom(
+                name=name,
+                present=bool(present[j]),
+                weight=weight,
+                share=weight * float(c[j]) / y if joint else None,
+                cosine=float(cosine[j]),
+                size=abs(weight) * float(norms[j]) / float(np.sqrt(y)) if joint else None,
+                kind="tensors" if isinstance(sources[name], Tensors) else "adapter",
+                path=None if isinstance(path, Mapping) else str(path),
+            )
+        )
+    return found
+
+
+def _evidence(problem: Problem, gram: Gram, coef: Coef, present: Any, method: str) -> list[Module]:
+    """Per module: its part of ||y||^2, how much of it the joint weights explain, and the weights it would choose alone.
+
+    One weight must hold in all modules; where the weights of the modules scatter, the atom only resembles what is there.
+    """
+    names = problem.atoms.columns
+    chosen = [j for j in range(len(names)) if present[j]]
+    total = float(gram.arrays().yy[0])
+    found = []
+    for index, block in enumerate(gram.blocks):
+        G, C, yy = gram.arrays(index)
+        c, y = C[:, 0], float(yy[0])
+        explained = None
+        if y > 0 and method != "dot":
+            # Cancellation can leave a trifle beyond 1 when nothing is left.
+            explained = min(1.0, float(2 * coef @ c - coef @ G @ coef) / y)
+        alone: dict[str, float] = {}
+        if chosen:
+            weights, _ = ridge(gram.subset(chosen, [index]), alpha=0)
+            alone = {names[j]: float(w) for j, w in zip(chosen, weights)}
+        cosine = _cosine(c, np.sqrt(np.diag(G)), y)
+        found.append(
+            Module(
+                name=block.module,
+                entries=block.entries,
+                energy=y / total if total > 0 else 0.0,
+                explained=explained,
+                weights=alone,
+                cosine={name: float(value) for name, value in zip(names, cosine)},
+            )
+        )
+    return found
+
+
+def _cosine(c: Coef, norms: Coef, yy: float) -> Coef:
+    scale = norms * np.sqrt(yy)
+    cosine: Coef = np.divide(c, scale, out=np.zeros_like(c), where=scale > 0)
+    return cosine
