@@ -239,7 +239,7 @@ typedef struct unmerge_gram_options {
   int32_t columns;   /* UNMERGE_COLUMNS_...; default ALL */
   int32_t blocks;    /* UNMERGE_BLOCKS_...; default PER_MODULE */
   int32_t folds;     /* K >= 1 splits every block into K folds by a hash of seed, module and row; default 1 */
-  double accuracy;   /* AUTO only: relative accuracy wanted of unpenalised coefficients; default 1e-6 */
+  double accuracy;   /* AUTO only: accuracy wanted of least-squares coefficients, as a fraction of ||y|| / ||a_j||; default 1e-6 */
   const unmerge_mask *mask; /* NULL = all entries; the mask must have been made for the same modules */
 } unmerge_gram_options;
 unmerge_status unmerge_gram_options_init(unmerge_gram_options *options, size_t size);

@@ -1,7 +1,5 @@
 // unmerge.hpp: unmerge.h for C++17 and later, header only.
 //
-// SPDX-License-Identifier: MIT
-//
 // The contract is unmerge.h; here are only handles that clean up after themselves, views made from spans, results in
 // vectors, and exceptions.
 //

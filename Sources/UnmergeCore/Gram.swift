@@ -63,6 +63,8 @@ package final class Gram: Handle, @unchecked Sendable {
   package let isComplete: Bool
   /// Estimate for Ĝ (zero atoms aside); ∞ when singular, NaN on demand.
   package let condition: Double
+  /// Estimate of ‖Ĝ⁻¹‖: what an error of Ĝ or ĉ is multiplied by in least-squares coefficients (same special values).
+  package let sensitivity: Double
 
   private let correlations: Buffer<Double>
   /// Columns of Ĝ by atom; unknown ones are nil.
@@ -104,13 +106,15 @@ package final class Gram: Handle, @unchecked Sendable {
     }
     try self.init(
       atoms: n, targets: targets, entries: blocks.reduce(0) { saturatingSum($0, $1.entries) }, blocks: blocks, norms: d, c: c, yy: yy,
-      precision: precision, passes: passes, condition: factor?.condition ?? .infinity, complete: total, source: nil)
+      precision: precision, passes: passes, condition: factor?.condition ?? .infinity, sensitivity: factor?.inverseNorm ?? .infinity,
+      complete: total, source: nil)
   }
 
   /// The common initialiser: `complete` holds Ĝ, or `source` computes its columns when asked. `c` is taken over and scaled.
   package init(
     atoms: Int, targets: Int, entries: Int, blocks: [Block], norms: Buffer<Double>, c: Buffer<Double>, yy: Buffer<Double>,
-    precision: Precision, passes: Int, condition: Double, complete: Buffer<Double>?, source: (any ColumnSource)?
+    precision: Precision, passes: Int, condition: Double = .nan, sensitivity: Double = .nan, complete: Buffer<Double>?,
+    source: (any ColumnSource)?
   ) throws(UnmergeError) {
     self.atoms = atoms
     self.targets = targets
@@ -119,6 +123,7 @@ package final class Gram: Handle, @unchecked Sendable {
     self.norms = norms
     self.precision = precision
     self.condition = condition
+    self.sensitivity = sensitivity
     self.source = source
     isComplete = complete != nil
     passesMade = passes
@@ -157,9 +162,11 @@ package final class Gram: Handle, @unchecked Sendable {
   package func require(_ columns: [Int], _ watch: Watch) throws(UnmergeError) {
     guard !isComplete, let source else { return }
     try lock.locked { () throws(UnmergeError) in
-      let missing = columns.filter { known[$0] == nil }
-      guard !missing.isEmpty else { return }
       let n = atoms
+      var missing = columns.filter { known[$0] == nil }
+      guard !missing.isEmpty else { return }
+      // The answer is not sparse after all: one triangular product for the rest beats pass after pass.
+      if count + missing.count > n / 4 { missing = (0..<n).filter { known[$0] == nil } }
       let fresh = try source.columns(missing, watch)
       for (k, j) in missing.enumerated() {
         let column = fresh.pointer + k * n

@@ -42,7 +42,7 @@ func makeGram(_ a: Columns, _ y: Columns, _ plan: GramPlan, _ watch: Watch) thro
     let d = (0..<n).map { gram.norms[$0] } + (0..<y.count).map { gram.targetNorms[$0] }
     let root = Double(max(p, 1)).squareRoot()
     let outside = d.contains { !($0 > 1e-15 * root && $0 < 1e15 * root) }
-    let inaccurate = plan.precision == nil && gram.condition * precision.entryError > plan.accuracy
+    let inaccurate = plan.precision == nil && gram.sensitivity * precision.entryError > plan.accuracy
     if outside || inaccurate {
       let exact = try attempt(.exact, pass: 2)
       try checkFinite(a, y, exact)
@@ -87,8 +87,7 @@ private func lazyGram(
   for j in 0..<a.count { total.squares[j] = total.squares[j].squareRoot() }
   return try Gram(
     atoms: a.count, targets: y.count, entries: sums.reduce(0) { saturatingSum($0, $1.entries) }, blocks: try blocks(sums, a, plan),
-    norms: total.squares, c: total.c, yy: total.yy, precision: precision, passes: pass, condition: .nan, complete: nil,
-    source: source)
+    norms: total.squares, c: total.c, yy: total.yy, precision: precision, passes: pass, complete: nil, source: source)
 }
 
 /// Columns of G from the data, where it still lies.
@@ -100,13 +99,19 @@ private struct DataColumns: ColumnSource {
   func columns(_ columns: [Int], _ watch: Watch) throws(UnmergeError) -> Buffer<Double> {
     var none = Columns()
     none.modules = a.modules.map { Module(name: $0.name, rows: $0.rows, cols: $0.cols) }
-    let request = Request.columns(columns)
+    // A third of the columns by a general product costs as much as all of them by a symmetric one.
+    let request = columns.count > a.count / 3 ? Request.complete : .columns(columns)
     let sums =
       precision == .fast
       ? try GramPass<Float>(a, none, mask: plan.mask, folds: plan.folds, oneBlock: true).run(request, watch, pass: 2)
       : try GramPass<Double>(a, none, mask: plan.mask, folds: plan.folds, oneBlock: true).run(request, watch, pass: 2)
-    guard let only = sums.first else { return try allocate(a.count * columns.count) }
-    return only.sums.g
+    guard let g = sums.first?.sums.g else { return try allocate(a.count * columns.count) }
+    guard case .complete = request else { return g }
+    let picked: Buffer<Double> = try allocate(a.count * columns.count)
+    for (k, j) in columns.enumerated() {
+      for i in 0..<a.count { picked[k * a.count + i] = g[max(i, j) * a.count + min(i, j)] }
+    }
+    return picked
   }
 }
 

@@ -31,7 +31,7 @@ package final class Buffer<Element: BitwiseCopyable>: @unchecked Sendable {
 
   deinit { free(pointer) }
 
-  package subscript(i: Int) -> Element {
+  @inlinable package subscript(i: Int) -> Element {
     get { pointer[i] }
     set { pointer[i] = newValue }
   }

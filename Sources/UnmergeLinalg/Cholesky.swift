@@ -87,8 +87,9 @@ package final class Cholesky: @unchecked Sendable {
 package struct DenseCholesky: @unchecked Sendable {
   package let n: Int
   private let r: Buffer<Double>
-  /// Estimate of the 1-norm condition number.
+  /// Estimates in the 1-norm: ‖A‖·‖A⁻¹‖, and ‖A⁻¹‖ alone.
   package let condition: Double
+  package let inverseNorm: Double
 
   /// Nil when the matrix (n×n, upper triangle, column-major) is not numerically positive definite.
   package init?(_ n: Int, _ a: UnsafePointer<Double>, addingToDiagonal shift: UnsafePointer<Double>?) throws(OutOfMemory) {
@@ -112,8 +113,10 @@ package struct DenseCholesky: @unchecked Sendable {
       var reciprocal = 0.0
       _ = openblas_dpocon_upper(k, r.pointer, k, norm, &reciprocal, sums.pointer, integers.pointer)
       condition = reciprocal > 0 ? 1 / reciprocal : .infinity
+      inverseNorm = norm > 0 ? condition / norm : .infinity
     } else {
       condition = 1
+      inverseNorm = 1
     }
     self.n = n
     self.r = r

@@ -15,6 +15,8 @@ struct Certificate {
   var relativeGap = Double.nan
   /// Largest distance of the gradient from the subdifferential, a correlation.
   var violation = 0.0
+  /// ‖p‖², p the smallest subgradient.
+  var subgradient = 0.0
   /// ‖v‖₁ and ‖v‖², which rounding errors grow with.
   var l1 = 0.0
   var l2 = 0.0
@@ -50,9 +52,9 @@ extension Quadratic {
   ///
   ///     gap = ½ (1 − s)² N + Σ |v_j| (λ_j − s sign(v_j) g_j),
   ///
-  /// a sum of non-negative terms (Kim, Koh, Lustig, Boyd & Gorinevsky 2007, rearranged). With v ≥ 0 only positive g_j limit s.
-  /// An unpenalised atom needs g_j = 0 for any s > 0: it is granted the rounding of g, beyond that s = 0 and the gap is honest
-  /// and useless. A gradient that exceeds λ_j by rounding alone, as at α = α_max, does not limit s.
+  /// a sum of non-negative terms (Kim, Koh, Lustig, Boyd & Gorinevsky 2007, rearranged). With v ≥ 0 only positive g_j limit
+  /// s. An unpenalised atom needs g_j = 0 for any s > 0: it is granted the rounding of g, beyond that s = 0 and the gap is
+  /// honest and useless. A gradient that exceeds λ_j by rounding alone, as at α = α_max, does not limit s.
   ///
   /// `rss` is the residual where it is known better than from the Gram, in units of ‖y‖².
   ///
@@ -80,7 +82,9 @@ extension Quadratic {
       guard l < .infinity else { continue }
       isEmpty = false
       if l > 0 { hasNorm = true }
-      r.violation = max(r.violation, abs(descent(j, v[j], g[j])))
+      let p = abs(descent(j, v[j], g[j]))
+      r.violation = max(r.violation, p)
+      r.subgradient += p * p
       let size = positive ? g[j] : abs(g[j])
       if size > l * (1 + 8 * roundoff) { s = l > 0 ? min(s, l / size) : size > noise ? 0 : s }
     }
@@ -102,6 +106,25 @@ extension Quadratic {
   func set(gap: Double, _ r: inout Certificate) {
     r.gap = gap
     r.relativeGap = gap / max(r.objective, floor(gram))
+  }
+
+  /// Takes the bound of `Curvature` where it is smaller than the gap we have, or we have none.
+  ///
+  /// At a solution p is rounding and ½ ‖p‖² ‖Ĝ⁻¹‖ suffices, with ‖Ĝ⁻¹‖₂ ≤ ‖Ĝ⁻¹‖₁; the estimate of it errs downwards, hardly
+  /// ever by more than 3 (Higham 2002, §15.3), and 10 is granted. Where that is not far below `tol` the matrix is factored,
+  /// once for all targets if they share `curvature`.
+  func tighten(
+    _ r: inout Certificate, _ v: UnsafePointer<Double>, _ g: UnsafePointer<Double>, tol: Double,
+    _ curvature: SharedCurvature?
+  ) throws(UnmergeError) {
+    guard gram.isComplete else { return }
+    var bound = 5 * r.subgradient * gram.sensitivity
+    if !(bound <= 1e-3 * tol * max(r.objective, floor(gram))) {
+      let h = if let curvature { try curvature.of(self) } else { try Curvature(self) }
+      guard let h else { return }
+      bound = try h.bound(self, v, g)
+    }
+    if !(r.gap <= bound) { set(gap: bound, &r) }
   }
 }
 
@@ -138,6 +161,21 @@ struct Curvature: Sendable {
   }
 }
 
+/// The `Curvature` of problems that differ in their target only, factored when the first of them asks.
+final class SharedCurvature: @unchecked Sendable {
+  private let lock = Lock()
+  private var isMade = false
+  private var made: Curvature?
+
+  func of(_ problem: Quadratic) throws(UnmergeError) -> Curvature? {
+    try lock.locked { () throws(UnmergeError) in
+      if !isMade { made = try Curvature(problem) }
+      isMade = true
+      return made
+    }
+  }
+}
+
 /// How a method ended for one target.
 struct Ending {
   var outcome = UNMERGE_CONVERGED
@@ -146,8 +184,10 @@ struct Ending {
   var certificate = Certificate()
 }
 
-/// The report of one target. `condition` is that of what was solved, where it is better than the Gram's (ridge).
-func report(_ end: Ending, _ gram: Gram, target t: Int, nonzeros: Int, condition: Double? = nil, _ watch: Watch) -> unmerge_report {
+/// The report of one target. `sensitivity` is that of what was solved, where it is better than the Gram's (ridge).
+func report(
+  _ end: Ending, _ gram: Gram, target t: Int, nonzeros: Int, sensitivity: Double? = nil, _ watch: Watch
+) -> unmerge_report {
   var r = unmerge_report.defaults
   let yNorm = gram.targetNorms[t]
   // A Gram may hold ‖y‖² beyond the largest double's root only by being damaged; products below then say so with infinity.
@@ -156,7 +196,7 @@ func report(_ end: Ending, _ gram: Gram, target t: Int, nonzeros: Int, condition
   r.outcome = end.outcome
   r.flags = end.flags
   for j in 0..<gram.atoms where gram.norms[j] == 0 { r.flags |= UNMERGE_FLAG_ZERO_ATOM }
-  if Double.minimum(condition ?? gram.condition, gram.condition) * gram.precision.entryError > 1e-6 {
+  if Double.minimum(sensitivity ?? gram.sensitivity, gram.sensitivity) * gram.precision.entryError > 1e-6 {
     r.flags |= UNMERGE_FLAG_REDUCED_ACCURACY
   }
   r.iterations = Int64(end.iterations)

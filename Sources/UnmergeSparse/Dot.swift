@@ -6,8 +6,8 @@ import UnmergeLinalg
 //
 //     raw  ⟨a_j, y⟩     cosine  ⟨a_j, y⟩ / (‖a_j‖ ‖y‖)     projection  ⟨a_j, y⟩ / ‖a_j‖²
 //
-// or all of them together (joint: the orthogonal projection on their span, which is least squares). For orthonormal atoms and
-// ‖y‖ = 1 the four agree. The first three are not a joint fit and have no certificate.
+// or all of them together (joint: the orthogonal projection on their span, which is least squares). For orthonormal atoms
+// and ‖y‖ = 1 the four agree. The first three are not a joint fit and have no certificate.
 
 extension unmerge_dot_options: Growable {
   package static var defaults: unmerge_dot_options {

@@ -6,8 +6,8 @@ import UnmergeLinalg
 //
 //     minimise  ½‖Aw − y‖² + α l1_ratio Σ π_j |w_j| + α (1 − l1_ratio)/2 Σ π_j w_j²,   optionally w ≥ 0
 //
-// `ActiveSet` solves it, `Quadratic.certify` proves it. Without an l1 term and without signs it is ridge or least squares and
-// goes to `LeastSquares`.
+// `ActiveSet` solves it, `Quadratic.certify` proves it. Without an l1 term and without signs it is ridge or least squares
+// and goes to `LeastSquares`.
 //
 // References: Tibshirani 1996; Zou & Hastie 2005; Friedman, Hastie & Tibshirani 2010.
 
@@ -27,10 +27,8 @@ struct ElasticNet: Sendable {
       return try leastSquares(gram, alpha: alpha, weights: weights, watch)
     }
     let answers = try Answers(n, gram.targets)
-    // Without an l1 term H is the same for every target, and so is the bound it gives.
-    let curvature = !isSmooth ? nil : try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
-      try Curvature(Quadratic(gram, target: 0, alpha: alpha, l1Ratio: l1Ratio, weights: weights, positive: positive))
-    }
+    // Without an l1 term H is the same for every target.
+    let curvature = isSmooth ? SharedCurvature() : nil
     try eachTarget(gram, watch) { t throws(UnmergeError) in
       guard gram.targetNorms[t] > 0 else { return answers.set(t, gram, target: t, nil, emptyEnding(), watch) }
       var scale = 1.0
@@ -40,9 +38,9 @@ struct ElasticNet: Sendable {
       let problem = try Quadratic(
         gram, target: t, alpha: alpha * scale, l1Ratio: l1Ratio, weights: weights, positive: positive)
       let solver = try ActiveSet(problem)
-      if let start { scaleWarmStart(start.pointer + t * n, gram, target: t, solver.v.pointer) }
+      if let start { scaleWarmStart(start.pointer + t * n, gram, target: t, solver.v) }
       let end = try solver.run(watch, tol: watch.tol, maxIterations: watch.maxIterations, curvature: curvature)
-      answers.set(t, gram, target: t, solver.v.pointer, end, watch)
+      answers.set(t, gram, target: t, solver.v, end, watch)
     }
     return answers
   }
@@ -67,7 +65,9 @@ extension unmerge_lasso_options: Growable {
 }
 
 @_cdecl("unmerge_lasso_options_init") @implementation
-public func unmerge_lasso_options_init(_ options: UnsafeMutablePointer<unmerge_lasso_options>?, _ size: Int) -> unmerge_status {
+public func unmerge_lasso_options_init(
+  _ options: UnsafeMutablePointer<unmerge_lasso_options>?, _ size: Int
+) -> unmerge_status {
   initialize(options, size)
 }
 

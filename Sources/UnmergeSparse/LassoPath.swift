@@ -12,9 +12,9 @@ import UnmergeLinalg
 //
 //     α_i = α_max · alpha_min_ratio^(i / (n_alphas − 1))
 //
-// Each problem starts from the solution of the one before: its support is solved for at the new α first (one Cholesky solve on a
-// factor that is still there), then whoever violates enters. Most steps change a few atoms. Every point is certified by
-// itself and equals a single solve.
+// Each problem starts from the solution of the one before: its support is solved for at the new α first (one Cholesky solve
+// on a factor that is still there), then whoever violates enters. Most steps change a few atoms. Every point is certified
+// by itself and equals a single solve.
 //
 // References: Friedman, Hastie & Tibshirani 2010; Efron, Hastie, Johnstone & Tibshirani 2004 (the path is piecewise linear).
 
@@ -39,9 +39,8 @@ private func path(
       let warm = if let solver { solver } else { try ActiveSet(problem) }
       solver = warm
       warm.change(to: problem)
-      let curvature = alphas[i] == 0 ? try Curvature(problem) : nil
-      let end = try warm.run(watch, tol: watch.tol, maxIterations: watch.maxIterations, curvature: curvature)
-      answers.set(i, gram, target: target, warm.v.pointer, end, watch)
+      let end = try warm.run(watch, tol: watch.tol, maxIterations: watch.maxIterations)
+      answers.set(i, gram, target: target, warm.v, end, watch)
     }
   }
   return answers
@@ -59,7 +58,9 @@ extension unmerge_path_options: Growable {
 }
 
 @_cdecl("unmerge_path_options_init") @implementation
-public func unmerge_path_options_init(_ options: UnsafeMutablePointer<unmerge_path_options>?, _ size: Int) -> unmerge_status {
+public func unmerge_path_options_init(
+  _ options: UnsafeMutablePointer<unmerge_path_options>?, _ size: Int
+) -> unmerge_status {
   initialize(options, size)
 }
 

@@ -20,7 +20,9 @@ extension unmerge_nnls_options: Growable {
 }
 
 @_cdecl("unmerge_nnls_options_init") @implementation
-public func unmerge_nnls_options_init(_ options: UnsafeMutablePointer<unmerge_nnls_options>?, _ size: Int) -> unmerge_status {
+public func unmerge_nnls_options_init(
+  _ options: UnsafeMutablePointer<unmerge_nnls_options>?, _ size: Int
+) -> unmerge_status {
   initialize(options, size)
 }
 

@@ -17,8 +17,8 @@ import UnmergeLinalg
 //
 // The positive variant takes the largest u_j > 0 and refits by NNLS on the selection.
 //
-// It stops before k when no correlation is above the resolution of the Gram (`correlationFloor`), or the residual of an exact
-// one is rounding.
+// It stops before k when no correlation is above the entry error of the Gram, or the residual of an exact one is rounding.
+// (That of a fast one is not asked: its ‖r‖² is worth 2e-8, a correlation of 1e-4, where correlations are worth 4e-8.)
 //
 // References: Pati, Rezaiifar & Krishnaprasad 1993; Rubinstein, Zibulevsky & Elad 2008; Bruckstein, Elad & Zibulevsky 2008.
 
@@ -69,7 +69,7 @@ struct Pursuit: Sendable {
 
   /// Makes column j of Ĝ known; on demand the most promising others come along.
   private func fetch(
-    _ gram: Gram, _ j: Int, _ u: UnsafePointer<Double>, _ watch: Watch, where isFree: (Int) -> Bool
+    _ gram: Gram, _ j: Int, _ u: UnsafePointer<Double>, selected: Int, _ watch: Watch, where isFree: (Int) -> Bool
   ) throws(UnmergeError) -> Stop? {
     if let stop = watch.poll() { return stop }
     if gram.has(j) { return nil }
@@ -81,7 +81,7 @@ struct Pursuit: Sendable {
     }
     var list = UnsafeMutableBufferPointer(start: batch.pointer, count: count)
     list.sort { abs(u[$0]) != abs(u[$1]) ? abs(u[$0]) > abs(u[$1]) : $0 < $1 }
-    return try require(gram, UnsafeBufferPointer(start: batch.pointer, count: min(count, max(16, k))), watch)
+    return try require(gram, UnsafeBufferPointer(start: batch.pointer, count: min(count, max(16, 2 * selected))), watch)
   }
 
   // MARK: least squares on the selection
@@ -100,7 +100,7 @@ struct Pursuit: Sendable {
     var rss = 1.0
     while rows.count < k {
       if rss.squareRoot() <= residualTol || (gram.precision == .exact && rss <= floor(gram)) { break }
-      guard let j = best(u.pointer, n, above: correlationFloor(gram, l2: 0), where: { h[$0] > 1e-12 }) else {
+      guard let j = best(u.pointer, n, above: 2 * gram.precision.entryError, where: { h[$0] > 1e-12 }) else {
         selection.isExhausted = true
         break
       }
@@ -108,7 +108,7 @@ struct Pursuit: Sendable {
         selection.outcome = UNMERGE_ITERATION_LIMIT
         break
       }
-      if let stop = try fetch(gram, j, u.pointer, watch, where: { h[$0] > 1e-12 }) {
+      if let stop = try fetch(gram, j, u.pointer, selected: rows.count, watch, where: { h[$0] > 1e-12 }) {
         selection.outcome = stop.outcome
         break
       }
@@ -164,11 +164,11 @@ struct Pursuit: Sendable {
     let isFree = try allocate(n, of: Bool.self)
     for j in 0..<n { isFree[j] = gram.norms[j] > 0 }
     var passedOver: [Int] = []
-    var certificate = problem.certify(solver.v.pointer, solver.g.pointer)
+    var certificate = problem.certify(solver.v, solver.g)
     while selection.atoms.count < k {
-      if certificate.rss.squareRoot() <= residualTol || (gram.precision == .exact && certificate.rss <= floor(gram)) { break }
-      let level = correlationFloor(gram, l2: certificate.l2)
-      guard let j = best(solver.g.pointer, n, above: level, where: { isFree[$0] }) else {
+      let rss = certificate.rss
+      if rss.squareRoot() <= residualTol || (gram.precision == .exact && rss <= floor(gram)) { break }
+      guard let j = best(solver.g, n, above: 2 * gram.precision.entryError, where: { isFree[$0] }) else {
         selection.isExhausted = true
         break
       }
@@ -176,7 +176,7 @@ struct Pursuit: Sendable {
         selection.outcome = UNMERGE_ITERATION_LIMIT
         break
       }
-      if let stop = try fetch(gram, j, solver.g.pointer, watch, where: { isFree[$0] }) {
+      if let stop = try fetch(gram, j, solver.g, selected: selection.atoms.count, watch, where: { isFree[$0] }) {
         selection.outcome = stop.outcome
         break
       }
@@ -198,13 +198,13 @@ struct Pursuit: Sendable {
       }
       report(gram, t, certificate.rss, watch)
     }
-    finish(selection, problem, solver.v.pointer, solver.g.pointer, answers, watch)
+    finish(selection, problem, solver.v, solver.g, answers, watch)
   }
 
   /// Least squares, or NNLS, over no atom yet: λ = ∞ excludes all until they are selected.
   private func selectable(_ gram: Gram, _ t: Int) throws(UnmergeError) -> Quadratic {
     let problem = try Quadratic(gram, target: t, alpha: 0, l1Ratio: 1, weights: nil, positive: positive)
-    problem.lambda.pointer.update(repeating: .infinity, count: gram.atoms)
+    problem.lambda.update(repeating: .infinity, count: gram.atoms)
     return problem
   }
 

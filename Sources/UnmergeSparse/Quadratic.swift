@@ -15,9 +15,11 @@ final class Quadratic: @unchecked Sendable {
   let n: Int
   /// ĉ
   let c: UnsafePointer<Double>
-  let lambda: Buffer<Double>
-  let mu: Buffer<Double>
+  let lambda: UnsafeMutablePointer<Double>
+  let mu: UnsafeMutablePointer<Double>
   let positive: Bool
+  /// Owns λ and μ: loops index plain pointers.
+  private let memory: Buffer<Double>
 
   init(
     _ gram: Gram, target: Int, alpha: Double, l1Ratio: Double, weights: Buffer<Double>?, positive: Bool
@@ -27,8 +29,9 @@ final class Quadratic: @unchecked Sendable {
     self.positive = positive
     n = gram.atoms
     c = gram.correlation(target)
-    lambda = try allocate(n)
-    mu = try allocate(n)
+    memory = try allocate(product(2, n, "the penalty"))
+    lambda = memory.pointer
+    mu = lambda + n
     let yNorm = gram.targetNorms[target]
     for j in 0..<n {
       let d = gram.norms[j]
@@ -71,7 +74,7 @@ func alphaMax(
     for j in 0..<n where weights[j] > 0 { free.lambda[j] = .infinity }
     let solver = try ActiveSet(free)
     _ = try solver.run(watch, tol: 1e-10, maxIterations: .max)
-    g = UnsafePointer(solver.g.pointer)
+    g = UnsafePointer(solver.g)
     fitted = solver
   }
   return withExtendedLifetime(fitted) {

@@ -9,8 +9,8 @@ import UnmergeLinalg
 // solve (Ĝ + μ) v = ĉ once for all targets. Where H = Ĝ + μ is numerically singular, atoms are taken in their order and one
 // that depends on those before it (pivot ≤ 1e-12) gets 0: the fit is the same, the coefficients are one choice of many.
 //
-// One step of refinement takes the residual r = ĉ − Hv to the rounding of its own evaluation. Certificate: violation max |r_j|,
-// gap ½ rᵀH⁻¹r exactly; for a singular H no bound.
+// One step of refinement takes the residual r = ĉ − Hv to the rounding of its own evaluation. Certificate: violation max
+// |r_j|, gap ½ rᵀH⁻¹r exactly; for a singular H no bound.
 
 struct LeastSquares: @unchecked Sendable {
   private enum Factor {
@@ -70,9 +70,9 @@ struct LeastSquares: @unchecked Sendable {
     return d == 0 || !(alpha / d * (weights?[j] ?? 1) / d).isFinite
   }
 
-  var condition: Double {
-    if case .dense(let dense) = factor { return dense.condition }
-    return gram.condition
+  var sensitivity: Double {
+    if case .dense(let dense) = factor { return dense.inverseNorm }
+    return gram.sensitivity
   }
 
   /// x ← H⁻¹ x, 0 on refused atoms.
@@ -123,7 +123,7 @@ struct LeastSquares: @unchecked Sendable {
       isSatisfied = isSatisfied || end.certificate.violation <= watch.tol
     }
     if !isSatisfied { end.outcome = UNMERGE_STALLED }
-    answers.set(column, gram, target: t, v.pointer, end, condition: condition, watch)
+    answers.set(column, gram, target: t, v.pointer, end, sensitivity: sensitivity, watch)
     watch.report(
       phase: UNMERGE_PHASE_SOLVE, pass: gram.passes, done: t + 1, total: gram.targets,
       objective: end.certificate.objective, relativeGap: end.certificate.relativeGap)
@@ -146,7 +146,9 @@ extension unmerge_ridge_options: Growable {
 }
 
 @_cdecl("unmerge_ridge_options_init") @implementation
-public func unmerge_ridge_options_init(_ options: UnsafeMutablePointer<unmerge_ridge_options>?, _ size: Int) -> unmerge_status {
+public func unmerge_ridge_options_init(
+  _ options: UnsafeMutablePointer<unmerge_ridge_options>?, _ size: Int
+) -> unmerge_status {
   initialize(options, size)
 }
 

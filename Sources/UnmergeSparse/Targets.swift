@@ -20,7 +20,7 @@ final class Answers: @unchecked Sendable {
 
   /// w_j = v_j ‖y‖ / d_j
   func set(
-    _ column: Int, _ gram: Gram, target t: Int, _ v: UnsafePointer<Double>?, _ end: Ending, condition: Double? = nil,
+    _ column: Int, _ gram: Gram, target t: Int, _ v: UnsafePointer<Double>?, _ end: Ending, sensitivity: Double? = nil,
     _ watch: Watch
   ) {
     let w = coef.pointer + column * rows
@@ -31,7 +31,7 @@ final class Answers: @unchecked Sendable {
         nonzeros += 1
       }
     }
-    reports[column] = report(end, gram, target: t, nonzeros: nonzeros, condition: condition, watch)
+    reports[column] = report(end, gram, target: t, nonzeros: nonzeros, sensitivity: sensitivity, watch)
   }
 
   /// Coefficients that are not of the form v ‖y‖ / d.
@@ -47,8 +47,8 @@ final class Answers: @unchecked Sendable {
   }
 }
 
-/// Runs `body` for every target, over the threads of the run. What a target's answer is does not depend on the others. A Gram
-/// on demand is left to one thread: its columns come in passes that are worth sharing.
+/// Runs `body` for every target, over the threads of the run. What a target's answer is does not depend on the others. A
+/// Gram on demand is left to one thread: its columns come in passes that are worth sharing.
 func eachTarget(
   _ gram: Gram, _ watch: Watch, _ body: @escaping @Sendable (Int) throws(UnmergeError) -> Void
 ) throws(UnmergeError) {

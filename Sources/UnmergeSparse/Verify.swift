@@ -136,7 +136,7 @@ private func summary(_ r: Residual, entries: Int) throws(UnmergeError) -> Gram {
   }
   return try Gram(
     atoms: r.atoms, targets: r.targets, entries: entries, blocks: [], norms: norms, c: try allocate(r.atoms * r.targets),
-    yy: r.yy, precision: .exact, passes: 1, condition: .nan, complete: nil, source: nil)
+    yy: r.yy, precision: .exact, passes: 1, complete: nil, source: nil)
 }
 
 // MARK: the door

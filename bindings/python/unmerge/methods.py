@@ -70,7 +70,7 @@ def dot(
     """
     with Run(tol=tol, max_iter=max_iter, deadline=deadline, threads=threads, seed=seed, progress=progress) as run:
         options = prepared(_ffi.unmerge_dot_options, variant=choice(variant, "variant", VARIANTS))
-        return _solve("dot", data, run, options, on_demand=variant != "joint")
+        return _solve("dot", data, run, options, on_demand=variant != "joint", above=0)  # no column of G is needed
 
 
 def ridge(
@@ -300,8 +300,9 @@ def _solve(
     weights: Any = None,
     start: Any = None,
     on_demand: bool = False,
+    above: int = ON_DEMAND_ABOVE,
 ) -> tuple[Coef, Reports]:
-    gram = _gram(data, run, "on_demand" if on_demand else "all")
+    gram = _gram(data, run, "on_demand" if on_demand else "all", above)
     n, targets = gram.atoms, gram.targets
     penalty = _weights(weights, gram)  # alive until the call is over
     if penalty is not None:
@@ -325,7 +326,7 @@ def _solve(
     return (coef[:, 0], found[0]) if gram._vector else (coef, found)
 
 
-def _gram(data: Any, run: Run, columns: Columns) -> Gram:
+def _gram(data: Any, run: Run, columns: Columns, above: int = ON_DEMAND_ABOVE) -> Gram:
     """The Gram itself, or one made from a pair; columns on demand only where there are enough atoms for it to pay."""
     if isinstance(data, Gram):
         return data
@@ -336,9 +337,9 @@ def _gram(data: Any, run: Run, columns: Columns) -> Gram:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise bad_type(f"data is a {type(data).__name__}, expected a Gram, a pair (A, y) or an Operator with a target")
     A, y = data
-    atoms = A.shape[1] if len(getattr(A, "shape", ())) == 2 else 0
+    atoms = len(A.columns) if isinstance(A, Operator) else A.shape[1] if len(getattr(A, "shape", ())) == 2 else 0
     gram = Gram.__new__(Gram)
-    gram._create(A, y, run, columns=columns if atoms > ON_DEMAND_ABOVE else "all", blocks="one")
+    gram._create(A, y, run, columns=columns if atoms > above else "all", blocks="one")
     return gram
 
 
