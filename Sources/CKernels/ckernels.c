@@ -160,7 +160,7 @@ CLONES void ck_accumulate_f32(double *restrict c, const float *restrict a, size_
 CLONES void ck_max_abs(double *restrict m, const double *restrict x, size_t n) {
   for (size_t i = 0; i < n; i++) {
     double v = fabs(x[i]);
-    m[i] = v > m[i] ? v : m[i];
+    m[i] = v > m[i] || v != v ? v : m[i];
   }
 }
 

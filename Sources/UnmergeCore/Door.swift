@@ -130,12 +130,12 @@ package func view(_ pointer: UnsafePointer<unmerge_view>?, _ name: String) throw
     if empty { return View(base: UnsafeRawPointer(pointer), type: type, rows: rows, columns: columns, rowStride: 0, columnStride: 0) }
     throw .null("\(name)->data")
   }
-  let start = UInt(bitPattern: data)
+  let start = min(UInt(bitPattern: data), 1 << 58)
   if !empty {
-    let below = low == .min ? UInt(Int.max) + 1 : UInt(-low)
     // No machine has more than 57 bits of user addresses; below that bound stride arithmetic cannot overflow anywhere.
-    wraps = wraps || below > start || start.addingReportingOverflow(UInt(max(high, 0))).partialValue > 1 << 57
-    guard !wraps else {
+    let limit = 1 << 57
+    let fits = !wraps && low > -limit && high < limit && UInt(-low) <= start && start + UInt(high) <= UInt(limit)
+    guard fits else {
       throw .shape("\(name)->strides are \(v.strides.0) and \(v.strides.1) bytes; with shape \(rows) x \(columns) they leave the address space")
     }
   }

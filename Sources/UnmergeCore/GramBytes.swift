@@ -3,7 +3,7 @@ import UnmergeLinalg
 
 // A Gram as bytes, little-endian:
 //
-//     "UNMGRAM1"  precision u64  atoms u64  targets u64  passes u64  blocks u64
+//     "UNMGRAM1"  precision u64  atoms u64  targets u64  blocks u64
 //     per block:  name length u64, name UTF-8, fold u64, entries u64,
 //                 G upper triangle by columns f64, C by columns f64, yy f64
 //     FNV-1a of everything before u64
@@ -11,7 +11,7 @@ import UnmergeLinalg
 // The version is the last digit of the magic; a reader refuses what it does not know.
 
 private let magic: [UInt8] = Array("UNMGRAM1".utf8)
-private let headerWords = 5
+private let headerWords = 4
 
 private func checksum(_ p: UnsafeRawPointer, _ count: Int) -> UInt64 {
   var h: UInt64 = 0xCBF2_9CE4_8422_2325
@@ -40,7 +40,7 @@ extension Gram {
       }
     }
     put(magic)
-    for word in [Int(precision.rawValue), atoms, targets, passes, blocks.count] { put(UInt64(word)) }
+    for word in [Int(precision.rawValue), atoms, targets, blocks.count] { put(UInt64(word)) }
     for block in blocks {
       put(UInt64(block.module.string.utf8.count))
       put(block.module.string.utf8)
@@ -84,7 +84,6 @@ extension Gram {
     guard let precision = Precision(rawValue: Int32(try count("precision"))) else { throw bad("its precision is unknown") }
     let n = try count("atoms", 1 << 20)
     let t = try count("targets")
-    let passes = try count("passes")
     let blockCount = try count("blocks")
     let triangle = n * (n + 1) / 2
     let numbers = triangle.addingReportingOverflow(try product(n, t, "C")).partialValue + t
@@ -106,7 +105,7 @@ extension Gram {
       blocks.append(block)
     }
     guard at == end else { throw bad("\(end - at) bytes are left over") }
-    return try Gram(atoms: n, targets: t, blocks: blocks, precision: precision, passes: passes)
+    return try Gram(atoms: n, targets: t, blocks: blocks, precision: precision, passes: 0)
   }
 }
 

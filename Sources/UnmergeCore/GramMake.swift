@@ -122,12 +122,15 @@ private struct DataColumns: ColumnSource {
 private func checkFinite(_ a: Columns, _ y: Columns, _ gram: Gram) throws(UnmergeError) {
   for (columns, norms, what) in [(a, gram.norms, "atom"), (y, gram.targetNorms, "target")] {
     for j in 0..<columns.count where !norms[j].isFinite {
-      throw UnmergeError(UNMERGE_E_NONFINITE, place(columns, j, what) ?? "\(what) \(j) ('\(columns.names[j])') is too large: its squared norm overflows")
+      throw nonfinite(columns, j, what)
+        ?? UnmergeError(
+          UNMERGE_E_NONFINITE, "\(what) \(j) ('\(columns.names[j])') is too large: its squared norm overflows in double")
     }
   }
 }
 
-private func place(_ columns: Columns, _ j: Int, _ what: String) -> String? {
+/// The first NaN or infinity of a column, or nil.
+package func nonfinite(_ columns: Columns, _ j: Int, _ what: String) -> UnmergeError? {
   func first(_ v: View) -> (Int, Int, Double)? {
     for i in 0..<v.rows {
       for k in 0..<v.columns {
@@ -147,7 +150,8 @@ private func place(_ columns: Columns, _ j: Int, _ what: String) -> String? {
     for (v, part) in views {
       if let (i, k, x) = first(v) {
         let at = m.name.isEmpty ? "row \(i)" : "row \(i), column \(k)\(part) in module '\(m.name)'"
-        return "\(what) \(j) ('\(columns.names[j])') holds \(x) at \(at); all values must be finite"
+        return UnmergeError(
+          UNMERGE_E_NONFINITE, "\(what) \(j) ('\(columns.names[j])') holds \(x) at \(at); all values must be finite")
       }
     }
   }

@@ -1,5 +1,5 @@
 import CUnmerge
-import Synchronization
+import UnmergeLinalg
 
 /// What a C handle stands for: an index and a generation, never an address, so that a stale or foreign handle is looked up
 /// and refused instead of followed.
@@ -10,17 +10,18 @@ package protocol Handle: AnyObject, Sendable {
   static var name: String { get }
 }
 
-private struct Slot: Sendable {
+private struct Slot {
   var generation: UInt = 1
   var object: (any Handle)?
 }
 
-private struct Table: Sendable {
+private struct Table {
   var slots: [Slot] = []
   var free: [Int] = []
 }
 
-private let table = Mutex(Table())
+/// Survives a fork of the host while another of its threads is in here.
+private let table = ForkSafe(Table())
 private let capacity = 1 << 24
 
 package func register<T: Handle>(_ object: T) throws(UnmergeError) -> OpaquePointer {
@@ -69,7 +70,7 @@ package func release<T: Handle>(_ handle: OpaquePointer?, _: T.Type) {
   let dropped: (any Handle)? = table.withLock { t in
     let slot = Int(bits & 0xFF_FFFF)
     guard slot < t.slots.count, t.slots[slot].generation == bits >> 24 & 0xFFFF_FFFF else { return nil }
-    let object = t.slots[slot].object
+    guard let object = t.slots[slot].object, object is T else { return nil }
     t.slots[slot].object = nil
     t.slots[slot].generation = t.slots[slot].generation &+ 1 & 0xFFFF_FFFF
     if t.slots[slot].generation != 0 { t.free.append(slot) }  // a slot that has lived 2^32 times retires

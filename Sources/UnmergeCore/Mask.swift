@@ -152,6 +152,10 @@ package func makeMask(_ a: Columns, perModule: (Int) -> Int, _ watch: Watch) thr
   for m in a.modules {
     let layout = Layout(m, Module(name: m.name, rows: m.rows, cols: m.cols), atoms: a.count, targets: 0)
     let magnitude = try magnitudes(layout, meter)
+    for i in 0..<magnitude.count where !magnitude[i].isFinite {
+      for j in 0..<a.count { if let error = nonfinite(a, j, "atom") { throw error } }
+      throw UnmergeError(UNMERGE_E_NONFINITE, "module '\(m.name)' has an entry that overflows in double; scale its atoms down")
+    }
     let indices = try largest(perModule(m.entries), magnitude)
     kept.append(Mask.Kept(name: m.name, rows: m.rows, cols: m.cols, indices: indices))
   }

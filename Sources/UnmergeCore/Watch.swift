@@ -93,7 +93,7 @@ package final class Watch: @unchecked Sendable {
   package func report(
     phase: Int32, pass: Int, done: Int, total: Int, objective: Double = .nan, relativeGap: Double = .nan
   ) {
-    guard let callback, Platform.thread == caller else { return }
+    guard let callback, Platform.thread == caller, stopped.load(ordering: .relaxed) == 0 else { return }
     let now = Platform.now()
     guard now - lastReport >= 0.1 || (done == total && phase == UNMERGE_PHASE_PASS) else { return }
     lastReport = now

@@ -1,6 +1,5 @@
 import COpenBLAS
 import CKernels
-import Synchronization
 
 #if canImport(Glibc)
   import Glibc
@@ -57,8 +56,17 @@ package enum Threads {
     for thread in threads { pthread_join(thread, nil) }
   }
 
-  // (calls inside, the host's thread count)
-  private static let guests = Mutex<(inside: Int, host: Int32)>((0, 1))
+  private struct Guests {
+    var inside = 0
+    /// The host's thread count, to be put back.
+    var host: Int32 = 1
+    /// The parent had calls inside when this process was forked: the count in force is ours, not the host's.
+    var isInherited = false
+  }
+  private static let guests = ForkSafe(Guests()) { state in
+    state.isInherited = state.isInherited || state.inside > 0
+    state.inside = 0
+  }
 
   /// Runs `body` with OpenBLAS on one thread: our own threads split the work, and a pool below them would only fight for
   /// the same cores and make results depend on its size. The count is one per process, so the host's number comes back
@@ -66,14 +74,15 @@ package enum Threads {
   package static func withSingleThreadedBLAS<R, E: Error>(_ body: () throws(E) -> R) throws(E) -> R {
     guests.withLock { state in
       if state.inside == 0 {
-        state.host = openblas_threads_get()
+        if !state.isInherited { state.host = openblas_threads_get() }
+        state.isInherited = false
         if state.host != 1 { openblas_threads_set(1) }
       }
       state.inside += 1
     }
     defer {
       guests.withLock { state in
-        state.inside -= 1
+        state.inside = max(0, state.inside - 1)  // a callback may have forked: then the child has fewer inside
         if state.inside == 0, state.host != 1 { openblas_threads_set(state.host) }
       }
     }

@@ -7,6 +7,15 @@ let roundoff = 0x1p-53
 
 /// What can be said of a point v of a `Quadratic`, in units of ‖y‖².
 struct Certificate {
+  /// Nothing was computed.
+  static var unknown: Certificate {
+    var c = Certificate()
+    c.objective = .nan
+    c.rss = .nan
+    c.violation = .nan
+    return c
+  }
+
   var objective = 0.0
   var rss = 0.0
   /// Bound on F(v) − F*; NaN where none is known.

@@ -41,6 +41,8 @@ struct ElasticNet: Sendable {
       if let start { scaleWarmStart(start.pointer + t * n, gram, target: t, solver.v) }
       let end = try solver.run(watch, tol: watch.tol, maxIterations: watch.maxIterations, curvature: curvature)
       answers.set(t, gram, target: t, solver.v, end, watch)
+      // What has not moved comes back as it was given, to the last bit.
+      if let start { answers.keep(t, gram, target: t, solver.v, start.pointer + t * n) }
     }
     return answers
   }

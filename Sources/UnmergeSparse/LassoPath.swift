@@ -28,8 +28,15 @@ private func path(
   var descending = UnsafeMutableBufferPointer(start: order.pointer, count: count)
   descending.sort { alphas[$0] != alphas[$1] ? alphas[$0] > alphas[$1] : $0 < $1 }
   var solver: ActiveSet?
+  var stop: Stop?
   for i in descending {
-    if gram.targetNorms[target] == 0 {
+    stop = stop ?? watch.poll()
+    if let stop, let solver {
+      // The rest of the grid was not reached: the last coefficients stand for it, and nothing is certified.
+      var end = Ending(outcome: stop.outcome)
+      end.certificate = .unknown
+      answers.set(i, gram, target: target, solver.v, end, watch)
+    } else if gram.targetNorms[target] == 0 {
       answers.set(i, gram, target: target, nil, emptyEnding(), watch)
     } else if alphas[i] == 0, !net.positive, watch.maxIterations > 0 {
       try LeastSquares(gram, alpha: 0, weights: nil, watch).answer(target, answers, column: i, watch)

@@ -34,6 +34,11 @@ final class Answers: @unchecked Sendable {
     reports[column] = report(end, gram, target: t, nonzeros: nonzeros, sensitivity: sensitivity, watch)
   }
 
+  /// Takes over those of the caller's coefficients that the solver has left where they were.
+  func keep(_ column: Int, _ gram: Gram, target t: Int, _ v: UnsafePointer<Double>, _ start: UnsafePointer<Double>) {
+    for j in 0..<rows where v[j] != 0 && v[j] == scaled(start[j], gram, target: t, j) { coef[column * rows + j] = start[j] }
+  }
+
   /// Coefficients that are not of the form v ‖y‖ / d.
   func set(_ column: Int, _ j: Int, _ value: Double) { coef[column * rows + j] = value }
 
@@ -98,10 +103,12 @@ func readWarmStart(_ coef: Output, _ gram: Gram) throws(UnmergeError) -> Buffer<
 
 /// v_j = w_j d_j / ‖y‖; a start too large to square is no start.
 func scaleWarmStart(_ w: UnsafePointer<Double>, _ gram: Gram, target t: Int, _ v: UnsafeMutablePointer<Double>) {
-  for j in 0..<gram.atoms {
-    let x = w[j] * (gram.norms[j] / gram.targetNorms[t])
-    v[j] = abs(x) < 1e100 ? x : 0
-  }
+  for j in 0..<gram.atoms { v[j] = scaled(w[j], gram, target: t, j) }
+}
+
+private func scaled(_ w: Double, _ gram: Gram, target t: Int, _ j: Int) -> Double {
+  let x = w * (gram.norms[j] / gram.targetNorms[t])
+  return abs(x) < 1e100 ? x : 0
 }
 
 /// The answer for y = 0.

@@ -125,14 +125,14 @@ private struct Streamed {
 }
 
 /// The norms and targets of a residual pass as a Gram without columns.
-private func summary(_ r: Residual, entries: Int) throws(UnmergeError) -> Gram {
+private func summary(_ r: Residual, _ a: Columns, _ y: Columns, entries: Int) throws(UnmergeError) -> Gram {
   let norms: Buffer<Double> = try allocate(r.atoms)
   for j in 0..<r.atoms { norms[j] = r.squares[j].squareRoot() }
   for j in 0..<r.atoms where !norms[j].isFinite {
-    throw UnmergeError(UNMERGE_E_NONFINITE, "atom \(j) holds NaN or infinity; all values must be finite")
+    throw nonfinite(a, j, "atom") ?? UnmergeError(UNMERGE_E_NONFINITE, "the squared norm of atom \(j) overflows in double")
   }
   for t in 0..<r.targets where !r.yy[t].isFinite || !r.rss[t].isFinite {
-    throw UnmergeError(UNMERGE_E_NONFINITE, "target \(t) holds NaN or infinity; all values must be finite")
+    throw nonfinite(y, t, "target") ?? UnmergeError(UNMERGE_E_NONFINITE, "the residual of target \(t) overflows in double")
   }
   return try Gram(
     atoms: r.atoms, targets: r.targets, entries: entries, blocks: [], norms: norms, c: try allocate(r.atoms * r.targets),
@@ -162,7 +162,7 @@ public func unmerge_verify(
     try checkResult(reports, "reports")
     let w = try coefficients(input, atoms.count, targets.count)
     let residual = try residualPass(atoms, targets, mask: claim.mask, w.pointer, watch)
-    let summary = try summary(residual, entries: claim.mask?.total ?? atoms.entries)
+    let summary = try summary(residual, atoms, targets, entries: claim.mask?.total ?? atoms.entries)
     var results: [unmerge_report] = []
     for t in 0..<targets.count {
       results.append(try Streamed(residual, summary, t, w, claim).report(summary, t, watch))
@@ -194,7 +194,7 @@ public func unmerge_refine(
     try checkResult(reports, "reports")
     let w = try coefficients(output, n, targets.count)
     let residual = try residualPass(atoms, targets, mask: claim.mask, w.pointer, watch)
-    let summary = try summary(residual, entries: claim.mask?.total ?? atoms.entries)
+    let summary = try summary(residual, atoms, targets, entries: claim.mask?.total ?? atoms.entries)
     let all = !claim.positive && !claim.supportOnly && (claim.alpha == 0 || claim.l1Ratio == 0)
     var results: [unmerge_report] = []
     for t in 0..<targets.count {

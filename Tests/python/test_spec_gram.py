@@ -186,9 +186,7 @@ def test_auto_reads_ill_conditioned_data_again(full) -> None:
     """256 atoms are dear enough for the fast pass; a near-duplicate pair makes it too inaccurate, and it is done again."""
     full_atoms, _ = full
     p, n = FAST_ROWS + 4096, 256
-    A = np.empty((n, p), dtype=np.float32).T
-    for j in range(n):
-        np.random.default_rng([19, j]).standard_normal(p, dtype=np.float32, out=A.T[j])
+    A = oracles.normal_windows(19, p, n).copy(order="F")
     weights = np.zeros(n)
     weights[[3, 100, 101, 255]] = [0.5, 1.0, -0.75, 0.25]
 

@@ -22,7 +22,7 @@ void ck_dot_norm_f64(const double *x, const double *y, size_t n, double *xy, dou
 
 // c[i] += a[i] for a float32 panel result.
 void ck_accumulate_f32(double *c, const float *a, size_t n);
-// m[i] = max(m[i], |x[i]|).
+// m[i] = max(m[i], |x[i]|); a NaN stays.
 void ck_max_abs(double *m, const double *x, size_t n);
 
 // Relaxed atomic load of a cancel flag; NULL reads as 0.

@@ -1,0 +1,298 @@
+// unmerge.hpp: ownership, exceptions, callbacks that throw, and every function once.
+#include "unmerge.hpp"
+
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <type_traits>
+
+namespace {
+
+int failures = 0;
+#define CHECK(condition)                                                                                                       \
+  do {                                                                                                                         \
+    if (!(condition)) {                                                                                                        \
+      failures++;                                                                                                              \
+      std::printf("    %s:%d: %s is false\n", __FILE__, __LINE__, #condition);                                                 \
+    }                                                                                                                          \
+  } while (0)
+
+// f throws an unmerge::error with this status, and its text names the word.
+template <class F> void refuses(int line, unmerge_status status, const char *word, F &&f) {
+  try {
+    f();
+  } catch (const unmerge::error &e) {
+    if (e.status() != status || std::string(e.what()).find(word) == std::string::npos) {
+      failures++;
+      std::printf("    line %d: %s: %s\n", line, unmerge::status_name(e.status()), e.what());
+    }
+    return;
+  } catch (const std::exception &e) {
+    failures++;
+    std::printf("    line %d: another exception: %s\n", line, e.what());
+    return;
+  }
+  failures++;
+  std::printf("    line %d: nothing was thrown\n", line);
+}
+#define REFUSES(status, word, ...) refuses(__LINE__, status, word, [&] { __VA_ARGS__; })
+
+constexpr std::int64_t p = 300, n = 6;
+
+struct data {
+  std::vector<double> a, y, truth{1, 0, 0.5, 0, 0, 2};
+  data() : a(p * n), y(p) {
+    std::uint64_t state = 1;
+    for (double &x : a) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      x = static_cast<double>(state >> 11) * 0x1.0p-53 - 0.5;
+    }
+    for (std::size_t i = 0; i < p; i++) {
+      y[i] = 0.001 * std::sin(static_cast<double>(i));
+      for (std::size_t j = 0; j < n; j++) y[i] += a[i * n + j] * truth[j];
+    }
+  }
+  unmerge::Operator atoms() const { return unmerge::Operator::from_matrix(unmerge::view(a.data(), p, n)); }
+  unmerge::Operator target() const { return unmerge::Operator::from_matrix(unmerge::view(y)); }
+  unmerge::Gram gram() const { return unmerge::Gram(atoms(), target()); }
+};
+
+bool close(double a, double b, double tol) { return std::fabs(a - b) <= tol; }
+
+void ownership() {
+  static_assert(!std::is_copy_constructible_v<unmerge::Gram> && !std::is_copy_assignable_v<unmerge::Gram>);
+  static_assert(std::is_nothrow_move_constructible_v<unmerge::Gram> && std::is_nothrow_move_assignable_v<unmerge::Operator>);
+  const data d;
+  unmerge::Gram g = d.gram();
+  CHECK(g && g.atoms() == n && g.targets() == 1);
+  unmerge_gram *const raw = g.get();
+  unmerge::Gram moved = std::move(g);
+  CHECK(moved.get() == raw);
+  CHECK(!g); // NOLINT: moved from on purpose
+  REFUSES(UNMERGE_E_NULL, "", unmerge::nnls(g));
+  g = std::move(moved);
+  CHECK(g.get() == raw && unmerge::nnls(g).report().outcome == UNMERGE_CONVERGED);
+  {
+    const unmerge::Gram owner(g.release()); // destroyed here
+  }
+  unmerge::Gram stale(raw);
+  REFUSES(UNMERGE_E_HANDLE, "", unmerge::nnls(stale));
+  std::vector<unmerge::Operator> many;
+  for (int i = 0; i < 100; i++) many.push_back(d.atoms());
+  many.erase(many.begin() + 10, many.begin() + 50);
+  for (const unmerge::Operator &op : many) CHECK(op.columns() == n);
+}
+
+void errors() {
+  const data d;
+  const unmerge::Gram g = d.gram();
+  unmerge::lasso_options o;
+  o.alpha = -1;
+  REFUSES(UNMERGE_E_RANGE, "alpha", unmerge::lasso(g, o));
+  o.alpha = std::numeric_limits<double>::quiet_NaN();
+  REFUSES(UNMERGE_E_RANGE, "alpha", unmerge::lasso(g, o));
+  REFUSES(UNMERGE_E_SHAPE, "", unmerge::Operator::from_matrix(unmerge::view(d.a.data(), -1, 3)));
+  REFUSES(UNMERGE_E_SHAPE, "", unmerge::Operator::from_matrix(unmerge::view(d.a.data(), 3, std::numeric_limits<std::int64_t>::max())));
+  REFUSES(UNMERGE_E_SHAPE, "", unmerge::nnls(g, {}, {}, std::vector<double>(3)));
+  REFUSES(UNMERGE_E_SHAPE, "", unmerge::Gram(d.atoms(), unmerge::Operator::from_matrix(unmerge::view(d.y.data(), 7, 1))));
+  data bad;
+  bad.a[5 * n + 3] = std::numeric_limits<double>::infinity();
+  REFUSES(UNMERGE_E_NONFINITE, "5", bad.gram());
+  REFUSES(UNMERGE_E_FORMAT, "", unmerge::Gram::load(std::vector<unsigned char>(100)));
+  unmerge::path_options none;
+  none.n_alphas = -3;
+  REFUSES(UNMERGE_E_RANGE, "n_alphas", unmerge::lasso_path(g, none));
+  REFUSES(UNMERGE_E_RANGE, "l1_ratio", unmerge::alpha_max(g, 2));
+  try {
+    unmerge::lasso(g, o);
+  } catch (const std::runtime_error &e) { // what people catch
+    CHECK(std::string(e.what()).size() > 10);
+  }
+}
+
+void methods() {
+  const data d;
+  const unmerge::Operator a = d.atoms(), y = d.target();
+  const unmerge::Gram g(a, y);
+  const unmerge::result w = unmerge::nnls(g);
+  CHECK(w.atoms == n && w.columns == 1 && w.coef.size() == n && w.reports.size() == 1);
+  for (std::int64_t j = 0; j < n; j++) CHECK(close(w(j), d.truth[static_cast<std::size_t>(j)], 0.01));
+  CHECK(w.report().outcome == UNMERGE_CONVERGED && w.report().r2 > 0.99);
+  const std::vector<double> alphas = unmerge::alpha_max(g);
+  unmerge::lasso_options lasso;
+  lasso.alpha = 0.01 * alphas.at(0);
+  const unmerge::result l = unmerge::lasso(g, lasso);
+  const unmerge::result warm = unmerge::lasso(g, lasso, {}, l.coef);
+  for (std::int64_t j = 0; j < n; j++) CHECK(close(l(j), warm(j), 1e-8));
+  lasso.alpha = 1, lasso.relative = 1;
+  for (double x : unmerge::lasso(g, lasso).coef) CHECK(x == 0);
+  unmerge::elastic_net_options net;
+  net.alpha = 0.1, net.l1_ratio = 0.3;
+  CHECK(unmerge::elastic_net(g, net).report().outcome == UNMERGE_CONVERGED);
+  unmerge::ridge_options ridge;
+  ridge.alpha = 0;
+  unmerge::dot_options dot;
+  dot.variant = UNMERGE_DOT_JOINT;
+  const unmerge::result ls = unmerge::ridge(g, ridge), joint = unmerge::dot(g, dot);
+  for (std::int64_t j = 0; j < n; j++) CHECK(close(ls(j), joint(j), 1e-9));
+  unmerge::path_options path;
+  path.n_alphas = 7;
+  const unmerge::path_result pr = unmerge::lasso_path(g, path);
+  CHECK(pr.columns == 7 && pr.alphas.size() == 7 && close(pr.alphas[0], alphas[0], 1e-9 * alphas[0]) && pr.report(0).nonzeros == 0);
+  unmerge::omp_options omp;
+  omp.k = 3;
+  const unmerge::omp_result three = unmerge::omp(g, omp);
+  CHECK(three.k == 3 && three.order.size() == 3 && three.order[0] == 5 && three(1) == 0 && three(5) != 0);
+  omp.k = std::numeric_limits<std::int64_t>::max();
+  CHECK((unmerge::omp(g, omp).report().flags & UNMERGE_FLAG_CLIPPED) != 0);
+  unmerge::problem nonnegative;
+  nonnegative.positive = 1;
+  const unmerge::verification v = unmerge::verify(a, y, nonnegative, w.coef);
+  CHECK(v.reports.at(0).streamed == 1 && v.residual_correlation.size() == n);
+  CHECK(unmerge::refine(g, a, y, nonnegative, w).report().violation < 1e-9);
+  CHECK(std::string(unmerge::version()) == "1.0.0" && *unmerge::blas_description() != 0);
+  CHECK(std::string(unmerge::outcome_name(w.report().outcome)) == "converged");
+}
+
+void operators_and_masks() {
+  const std::vector<float> values(12, 2.0f), base(12, 1.5f);
+  const std::vector<float> b{1, 2, 3, 4}, a{1, 1, 2};
+  unmerge::Operator op;
+  CHECK(op.add_module("layers.0", 4, 3) == 0);
+  CHECK(op.add_column("law") == 0 && op.add_column("medicine") == 1);
+  op.set_dense(0, 0, unmerge::view(values.data(), 4, 3), unmerge::view(base.data(), 4, 3), 0.5);
+  op.set_lora(0, 1, unmerge::view(b.data(), 4, 1), unmerge::view(a.data(), 1, 3));
+  CHECK(op.modules() == 1 && op.columns() == 2 && op.entries() == 12);
+  unmerge::Operator y;
+  y.add_module("layers.0", 4, 3);
+  y.add_column("merged");
+  const std::vector<double> target(12, 0.5);
+  y.set_dense(0, 0, unmerge::view(target.data(), 4, 3));
+  const unmerge::result w = unmerge::nnls(unmerge::Gram(op, y));
+  CHECK(close(w(0), 2, 1e-10) && close(w(1), 0, 1e-10));
+  REFUSES(UNMERGE_E_RANGE, "", op.add_column("law"));
+  unmerge::mask_options mo;
+  mo.per_module = 5;
+  const unmerge::Mask mask(op, mo);
+  const std::vector<std::int64_t> kept = mask.indices(0);
+  CHECK(mask.count() == 5 && kept.size() == 5 && kept[4] == 11);
+  unmerge::gram_options go;
+  go.mask = mask.get();
+  CHECK(unmerge::Gram(op, y, go).info().entries == 5);
+
+  // bf16 and column-major
+  const std::vector<std::uint16_t> ones(12, 0x3f80);
+  const unmerge::Operator half = unmerge::Operator::from_matrix(unmerge::view(ones.data(), unmerge::dtype::bf16, 12, 1));
+  const unmerge::Operator twelve = unmerge::Operator::from_matrix(unmerge::view(target));
+  CHECK(close(unmerge::nnls(unmerge::Gram(half, twelve))(0), 0.5, 1e-12));
+  const std::vector<double> columns{1, 0, 0, 0, 2, 0};
+  const std::vector<double> diagonal{3, 4, 0};
+  const unmerge::Operator cm = unmerge::Operator::from_matrix(unmerge::view_columns(columns.data(), 3, 2));
+  const unmerge::result c = unmerge::nnls(unmerge::Gram(cm, unmerge::Operator::from_matrix(unmerge::view(diagonal))));
+  CHECK(close(c(0), 3, 1e-12) && close(c(1), 2, 1e-12));
+}
+
+void grams() {
+  const data d;
+  const unmerge::Gram g = d.gram();
+  const unmerge::gram_arrays whole = g.arrays();
+  const unmerge::Gram again = unmerge::Gram::from_arrays(unmerge::view(whole.g.data(), n, n), unmerge::view(whole.c),
+                                                         unmerge::view(whole.yy), p);
+  const unmerge::Gram loaded = unmerge::Gram::load(g.save());
+  const unmerge::result w = unmerge::nnls(g);
+  CHECK(unmerge::nnls(again).coef == w.coef && unmerge::nnls(loaded).coef == w.coef);
+  CHECK(g.block(0).module.empty() && g.block(0).entries == p);
+  const unmerge::Gram twice = unmerge::Gram::merge(g, again);
+  CHECK(close(twice.arrays().yy[0], 2 * whole.yy[0], 1e-12 * whole.yy[0]));
+  const unmerge::Gram sub = g.subset(std::vector<std::int64_t>{5, 2});
+  CHECK(sub.atoms() == 2 && sub.arrays().g[0] == whole.g[5 * n + 5]);
+  CHECK(g.subset(unmerge::all, std::vector<std::int64_t>{0}).atoms() == n);
+  unmerge::Accumulator acc(n);
+  acc.add(unmerge::view(d.a.data(), 100, n), unmerge::view(d.y.data(), 100, 1));
+  acc.add(unmerge::view(d.a.data() + 100 * n, 200, n), unmerge::view(d.y.data() + 100, 200, 1));
+  CHECK(unmerge::nnls(acc.finish()).coef == w.coef);
+}
+
+struct planned {
+  int value;
+};
+
+// A pass that would take hours, and a callback.
+void callbacks() {
+  const double one = 1;
+  const std::int64_t rows = std::int64_t(1) << 40;
+  const unmerge::Operator a = unmerge::Operator::from_matrix(unmerge::view_bytes(&one, unmerge::dtype::f64, rows, 4, 0, 0));
+  const unmerge::Operator y = unmerge::Operator::from_matrix(unmerge::view_bytes(&one, unmerge::dtype::f64, rows, 1, 0, 0));
+  unmerge::run r;
+  r.deadline = 20;
+  auto alive = std::make_shared<int>(0);
+  r.on_progress = [alive](const unmerge_progress &progress) -> bool {
+    CHECK(progress.phase == UNMERGE_PHASE_PASS && progress.total > 0);
+    if (++*alive == 2) throw planned{42};
+    return true;
+  };
+  bool caught = false;
+  try {
+    unmerge::Gram(a, y, {}, r);
+  } catch (const planned &e) { // the exception itself, not a translation
+    caught = e.value == 42;
+  }
+  CHECK(caught && *alive == 2);
+  r.on_progress = [](const unmerge_progress &) { return false; };
+  REFUSES(UNMERGE_E_CANCELLED, "", unmerge::Gram(a, y, {}, r));
+  r.on_progress = nullptr;
+  unmerge::cancel_flag flag;
+  r.cancel = flag.address();
+  flag.set();
+  CHECK(flag.is_set());
+  REFUSES(UNMERGE_E_CANCELLED, "", unmerge::Gram(a, y, {}, r));
+  flag.clear();
+  r.deadline = 0.05;
+  REFUSES(UNMERGE_E_DEADLINE, "deadline", unmerge::Gram(a, y, {}, r));
+  const data d; // the library is as good as new
+  r.deadline = 0;
+  CHECK(unmerge::nnls(d.gram(), {}, r).report().outcome == UNMERGE_CONVERGED);
+}
+
+void spans() {
+  std::vector<double> v{1, 2, 3};
+  const std::vector<double> c{1, 2, 3};
+  double raw[2] = {1, 2};
+  const std::array<double, 2> array{1, 2};
+  const unmerge::span<const double> s1(v), s2(c), s3(raw), s4(array), none;
+  const unmerge::span<double> s5(v);
+  CHECK(s1.size() == 3 && s2[1] == 2 && s3.size() == 2 && s4.data() == array.data() && none.empty() && none.data() == nullptr);
+  s5[0] = 7;
+  CHECK(v[0] == 7 && std::accumulate(s5.begin(), s5.end(), 0.0) == 12);
+  const unmerge_view view = unmerge::view(c);
+  CHECK(view.dtype == UNMERGE_F64 && view.shape[0] == 3 && view.shape[1] == 1 && view.strides[0] == 8);
+  const unmerge_view matrix = unmerge::view(s5.data(), 1, 3);
+  CHECK(matrix.strides[0] == 24 && matrix.strides[1] == 8);
+  CHECK(unmerge::view(std::array<float, 2>{1, 2}).dtype == UNMERGE_F32);
+}
+
+} // namespace
+
+int main() {
+  const struct {
+    const char *name;
+    void (*run)();
+  } tests[] = {{"ownership", ownership}, {"errors", errors},       {"methods", methods}, {"operators_and_masks", operators_and_masks},
+               {"grams", grams},         {"callbacks", callbacks}, {"spans", spans}};
+  int failed = 0;
+  for (const auto &test : tests) {
+    failures = 0;
+    try {
+      test.run();
+    } catch (const std::exception &e) {
+      failures++;
+      std::printf("    unexpected: %s\n", e.what());
+    }
+    failed += failures != 0;
+    std::printf("%s %s\n", failures == 0 ? "ok    " : "FAILED", test.name);
+  }
+  return failed != 0;
+}
