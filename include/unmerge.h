@@ -380,7 +380,8 @@ typedef struct unmerge_path_options {
   int32_t reserved;
 } unmerge_path_options;
 unmerge_status unmerge_path_options_init(unmerge_path_options *options, size_t size);
-/* alphas (n_alphas doubles, NULL = not wanted) and coef (n x n_alphas) are in the order of the grid, or of the alphas given; n_alphas reports. */
+/* alphas (n_alphas doubles, NULL = not wanted), coef (n x n_alphas) and the n_alphas reports are in the order of the grid, or of
+ * the alphas given. */
 unmerge_status unmerge_lasso_path(const unmerge_gram *gram, const unmerge_path_options *options, const unmerge_run *run,
                                   double *alphas, const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
 
