@@ -222,8 +222,9 @@ typedef struct unmerge_gram unmerge_gram;
 
 #define UNMERGE_PRECISION_AUTO 0  /* exact when the data is f64 or the exact pass is cheap; else fast, and once more exact
                                      when the condition estimate says that fast cannot reach `accuracy` */
-#define UNMERGE_PRECISION_FAST 1  /* float32 panels summed in double: entry error <= 2e-8 ||a_i|| ||a_j||; fewer than 2^19
-                                     rows, or values outside float32's comfortable range, are computed exactly all the same */
+#define UNMERGE_PRECISION_FAST 1  /* float32 panels summed in double: entry error <= 2e-8 ||a_i|| ||a_j||; computed
+                                     exactly all the same where that is as cheap (few atoms or rows) or float32 cannot keep
+                                     the bound (bf16, f16 or base-subtracted atoms, extreme scales, a diagonal that shows it) */
 #define UNMERGE_PRECISION_EXACT 2 /* double: entry error <= 5e-15 ||a_i|| ||a_j|| */
 
 #define UNMERGE_COLUMNS_ALL 0
@@ -238,8 +239,9 @@ typedef struct unmerge_gram_options {
   int32_t precision; /* UNMERGE_PRECISION_...; default AUTO */
   int32_t columns;   /* UNMERGE_COLUMNS_...; default ALL */
   int32_t blocks;    /* UNMERGE_BLOCKS_...; default PER_MODULE */
-  int32_t folds;     /* K >= 1 splits every block into K folds by a hash of seed, module and row; default 1 */
-  double accuracy;   /* AUTO only: accuracy wanted of least-squares coefficients, as a fraction of ||y|| / ||a_j||; default 1e-6 */
+  int32_t folds;     /* K >= 1 splits every block into K folds by a hash of run->seed, module name and row (64 rows together
+                        where the module has one column); default 1 */
+  double accuracy;   /* AUTO only: accuracy of least-squares coefficients, as a fraction of ||y|| / ||a_j||; default 1e-6 */
   const unmerge_mask *mask; /* NULL = all entries; the mask must have been made for the same modules */
 } unmerge_gram_options;
 unmerge_status unmerge_gram_options_init(unmerge_gram_options *options, size_t size);
@@ -286,8 +288,8 @@ void unmerge_gram_destroy(unmerge_gram *gram);
 /* ---------------------------------------------------------------- accumulator: a Gram from rows that come in pieces
  *
  * Rows of [A Y] in calls of any size; the result does not depend on how they are cut, to the last bit, and equals
- * unmerge_gram_create on the whole matrix in the same precision.  FAST or EXACT (AUTO = EXACT); columns, folds and mask do
- * not apply. */
+ * unmerge_gram_create on the whole matrix in the same precision.  FAST or EXACT (AUTO = EXACT; FAST cannot
+ * fall back); columns, folds and mask do not apply. */
 
 typedef struct unmerge_accumulator unmerge_accumulator;
 unmerge_status unmerge_accumulator_create(int64_t atoms, int64_t targets, const unmerge_gram_options *options,

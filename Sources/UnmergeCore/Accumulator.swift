@@ -124,8 +124,11 @@ package final class Accumulator: Handle, @unchecked Sendable {
     let (sums, entries, precision): (Sums, Int, Precision) = try lock.locked { () throws(UnmergeError) in
       try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
         switch state {
-        case .fast(let s): (try s.finish(), s.entries, .fast)
-        case .exact(let s): (try s.finish(), s.entries, .exact)
+        case .fast(let s):
+          let sums = try s.finish()
+          _ = sums.settleDiagonal()
+          return (sums, s.entries, .fast)
+        case .exact(let s): return (try s.finish(), s.entries, .exact)
         }
       }
     }
@@ -156,7 +159,9 @@ public func unmerge_accumulator_create(
     guard plan.folds.count == 1, plan.mask == nil, !plan.onDemand else {
       throw .range("options ask for columns on demand, folds or a mask; an accumulator has none of them")
     }
-    try publish(try Accumulator(atoms: Int(atoms), targets: Int(targets), precision: plan.precision ?? .exact), out)
+    let precision = atoms <= fewColumns ? .exact : plan.precision ?? .exact
+    let accumulator = try Accumulator(atoms: Int(atoms), targets: Int(targets), precision: precision)
+    try publish(accumulator, out)
   }
 }
 

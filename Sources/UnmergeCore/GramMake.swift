@@ -14,6 +14,18 @@ struct GramPlan: Sendable {
 /// An exact pass of at most this many multiplications is not worth avoiding (tens of milliseconds).
 private let cheap = 1 << 30
 
+/// Whether float32 panels may be trusted with the products of atoms. Numbers of few digits (bfloat16, half, differences of
+/// stored numbers) have products on a grid; float32 then rounds the same way again and again, nothing averages out and the
+/// error reaches 1e-6. Targets do no harm: their products with atoms of full digits have full digits.
+private func suitsFast(_ a: Columns) -> Bool {
+  a.modules.allSatisfy { m in
+    (m.matrix.map { $0.type == .f32 } ?? true)
+      && m.pieces.allSatisfy {
+        if case .dense(let values, let base, _)? = $0 { values.type == .f32 && base == nil } else { true }
+      }
+  }
+}
+
 /// Rounding of float32 panels averages out as 1/√p: about 1e-8 at a million rows, but 1e-7 at ten thousand, where the fast
 /// pass would break its bound and the exact one costs little.
 private let fewRows = 1 << 19
@@ -28,13 +40,14 @@ func makeGram(_ a: Columns, _ y: Columns, _ plan: GramPlan, _ watch: Watch) thro
   let p = plan.mask?.total ?? a.entries
   let cost = p.multipliedReportingOverflow(by: max(n, 1)).partialValue.multipliedReportingOverflow(by: n + 1)
   let wanted = plan.precision ?? (double || (!cost.overflow && cost.partialValue <= cheap) ? .exact : .fast)
-  let precision = p < fewRows ? .exact : wanted
+  let precision = p < fewRows || !suitsFast(a) || n <= fewColumns ? .exact : wanted
   let onDemand = plan.onDemand && dense && plan.folds.count == 1 && n > 0
 
+  var diagonalError = 0.0
   func attempt(_ precision: Precision, pass: Int) throws(UnmergeError) -> Gram {
     onDemand
       ? try lazyGram(a, y, plan, precision, watch, pass: pass)
-      : try completeGram(a, y, plan, precision, watch, pass: pass)
+      : try completeGram(a, y, plan, precision, watch, pass: pass, &diagonalError)
   }
   let gram = try attempt(precision, pass: 1)
   if precision == .fast {
@@ -43,7 +56,7 @@ func makeGram(_ a: Columns, _ y: Columns, _ plan: GramPlan, _ watch: Watch) thro
     let root = Double(max(p, 1)).squareRoot()
     let outside = d.contains { !($0 > 1e-15 * root && $0 < 1e15 * root) }
     let inaccurate = plan.precision == nil && gram.sensitivity * precision.entryError > plan.accuracy
-    if outside || inaccurate {
+    if outside || inaccurate || diagonalError > precision.entryError {
       let exact = try attempt(.exact, pass: 2)
       try checkFinite(a, y, exact)
       return exact
@@ -54,12 +67,13 @@ func makeGram(_ a: Columns, _ y: Columns, _ plan: GramPlan, _ watch: Watch) thro
 }
 
 private func completeGram(
-  _ a: Columns, _ y: Columns, _ plan: GramPlan, _ precision: Precision, _ watch: Watch, pass: Int
+  _ a: Columns, _ y: Columns, _ plan: GramPlan, _ precision: Precision, _ watch: Watch, pass: Int, _ diagonalError: inout Double
 ) throws(UnmergeError) -> Gram {
   let sums =
     precision == .fast
     ? try GramPass<Float>(a, y, mask: plan.mask, folds: plan.folds, oneBlock: plan.oneBlock).run(.complete, watch, pass: pass)
     : try GramPass<Double>(a, y, mask: plan.mask, folds: plan.folds, oneBlock: plan.oneBlock).run(.complete, watch, pass: pass)
+  if precision == .fast { diagonalError = sums.reduce(0) { max($0, $1.sums.settleDiagonal()) } }
   return try Gram(
     atoms: a.count, targets: y.count, blocks: try blocks(sums, a, plan), precision: precision, passes: pass)
 }
@@ -77,13 +91,15 @@ private func blocks(_ sums: [BlockSums], _ a: Columns, _ plan: GramPlan) throws(
 private func lazyGram(
   _ a: Columns, _ y: Columns, _ plan: GramPlan, _ precision: Precision, _ watch: Watch, pass: Int
 ) throws(UnmergeError) -> Gram {
-  let source = DataColumns(a: a, plan: plan, precision: precision)
   let sums =
     precision == .fast
     ? try GramPass<Float>(a, y, mask: plan.mask, folds: plan.folds, oneBlock: plan.oneBlock).run(.first, watch, pass: pass)
     : try GramPass<Double>(a, y, mask: plan.mask, folds: plan.folds, oneBlock: plan.oneBlock).run(.first, watch, pass: pass)
   let total = try Sums(a.count, y.count, .first)
   for s in sums { total.add(s.sums) }
+  let source = DataColumns(a: a, plan: plan, precision: precision, squares: try allocating { () throws(OutOfMemory) in
+    try total.squares.copy()
+  })
   for j in 0..<a.count { total.squares[j] = total.squares[j].squareRoot() }
   return try Gram(
     atoms: a.count, targets: y.count, entries: sums.reduce(0) { saturatingSum($0, $1.entries) }, blocks: try blocks(sums, a, plan),
@@ -95,12 +111,25 @@ private struct DataColumns: ColumnSource {
   let a: Columns
   let plan: GramPlan
   let precision: Precision
+  /// ‖a_j‖² from the first pass: what the diagonal of a float32 column has to agree with.
+  let squares: Buffer<Double>
 
   func columns(_ columns: [Int], _ watch: Watch) throws(UnmergeError) -> Buffer<Double> {
     var none = Columns()
     none.modules = a.modules.map { Module(name: $0.name, rows: $0.rows, cols: $0.cols) }
     // A third of the columns by a general product costs as much as all of them by a symmetric one.
     let request = columns.count > a.count / 3 ? Request.complete : .columns(columns)
+    let result = try read(columns, request, precision, none, watch)
+    guard precision == .fast else { return result }
+    let worst = columns.enumerated().reduce(0.0) { worst, item in
+      max(worst, abs(result[item.offset * a.count + item.element] / squares[item.element] - 1))
+    }
+    return worst <= 2 * precision.entryError ? result : try read(columns, request, .exact, none, watch)
+  }
+
+  private func read(
+    _ columns: [Int], _ request: Request, _ precision: Precision, _ none: Columns, _ watch: Watch
+  ) throws(UnmergeError) -> Buffer<Double> {
     let sums =
       precision == .fast
       ? try GramPass<Float>(a, none, mask: plan.mask, folds: plan.folds, oneBlock: true).run(request, watch, pass: 2)

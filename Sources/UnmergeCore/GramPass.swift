@@ -108,8 +108,8 @@ struct GramPass<T: Real>: Sendable {
   func pick(_ module: Int, _ fold: Int) -> ((Int) -> Bool)? {
     guard folds.count > 1 else { return nil }
     let folds = self.folds
-    let cols = layouts[module].cols
-    return { folds.fold(module: module, row: $0, cols: cols) == fold }
+    let (key, cols) = (layouts[module].key, layouts[module].cols)
+    return { folds.fold(module: key, row: $0, cols: cols) == fold }
   }
 }
 
@@ -148,9 +148,11 @@ private final class PassSlot<T: Real>: @unchecked Sendable {
     let pick = pass.pick(m, fold)
     let atoms = layout.isFull ? nil : dense.prefix(nd).map(\.column)
     let targets = dense.dropFirst(nd).map { $0.column - pass.n }
-    let limit = layout.tileEntries
     // A matrix that BLAS can read where it lies is not copied.
-    let direct = pick == nil ? layout.matrix?.inPlace(T.self) : nil
+    let direct = pick == nil && !kernel.wantsPanel ? layout.matrix?.inPlace(T.self) : nil
+    var limit = layout.tileEntries
+    // Long columns keep the memory's prefetcher going; a single target stays in cache beside them.
+    if case .first = kernel.request, direct != nil, targets.count == 1, direct?.rowMajor == false { limit *= 8 }
     if !layout.factors.isEmpty, stack?.module != m { stack = (m, try FactorStack(layout)) }
     for tile in Tiling(rows: rows, cols: layout.cols, entries: limit, pick: pick) {
       let k = tile.entries

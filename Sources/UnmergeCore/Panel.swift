@@ -1,5 +1,8 @@
 import UnmergeLinalg
 
+/// Up to this many columns the exact Gram has a kernel of its own, faster than float32 BLAS.
+let fewColumns = 16
+
 /// What a pass wants of the data.
 enum Request: Sendable {
   /// G, C, yy
@@ -46,6 +49,17 @@ struct Sums: Sendable {
     Double.accumulate(squares.pointer, other.squares.pointer, squares.count)
   }
 
+  /// Puts the diagonal that was summed in double in the place of float32's; returns the largest relative difference, which
+  /// bounds what rounding did to the other entries, whose terms mostly cancel.
+  func settleDiagonal() -> Double {
+    var worst = 0.0
+    for j in 0..<n where squares[j] > 0 {
+      worst = max(worst, abs(g[j * n + j] / squares[j] - 1))
+      g[j * n + j] = squares[j]
+    }
+    return worst
+  }
+
   /// ⟨column i, column j⟩ += value, columns numbered atoms first, then targets; upper triangle of G.
   func add(_ i: Int, _ j: Int, _ value: Double) {
     let (low, high) = i <= j ? (i, j) : (j, i)
@@ -82,30 +96,37 @@ struct PanelKernel<T: Real>: Sendable {
     }
   }
 
-  /// `atoms` are the atoms X holds (nil: all, in order), `targets` the targets Y holds; k ≤ panelEntries.
+  /// X is wanted as a column-major double panel even where BLAS could read it in place.
+  var wantsPanel: Bool {
+    if case .complete = request { T.self == Double.self && n <= fewColumns } else { false }
+  }
+
+  /// `atoms` are the atoms X holds (nil: all, in order), `targets` the targets Y holds; k ≤ panelEntries (`.first`: any).
   func add(
     _ x: UnsafePointer<T>, lead: Int, rowMajor: Bool, atoms: [Int]?, _ y: UnsafePointer<T>, leadY: Int, targets: [Int], rows k: Int,
     to sums: Sums
   ) {
     let m = atoms?.count ?? n
     guard k > 0 else { return }
-    for (s, t) in targets.enumerated() {
-      var ignored = 0.0
-      T.dotNorm(y + s * leadY, y + s * leadY, k, &ignored, sums.yy.pointer + t)
-    }
+    for (s, t) in targets.enumerated() { sums.yy[t] += T.squares(y + s * leadY, k) }
     guard m > 0 else { return }
     switch request {
     case .complete:
-      T.syrk(m, k, x, lead, rowMajor: rowMajor, product.pointer, m)
-      for j in 0..<m {
-        let column = product.pointer + j * m
-        if let atoms {
-          for i in 0...j { sums.g[atoms[j] * n + atoms[i]] += Double(column[i]) }
-          sums.squares[atoms[j]] += Double(column[j])
-        } else {
-          T.accumulate(sums.g.pointer + j * n, column, j + 1)
-          sums.squares[j] += Double(column[j])
+      if wantsPanel, atoms == nil {
+        let doubles = UnsafeRawPointer(x).assumingMemoryBound(to: Double.self)  // wantsPanel: T is Double
+        accumulateSmallGram(sums.g.pointer, doubles, lead: lead, rows: k, columns: n)
+      } else {
+        T.syrk(m, k, x, lead, rowMajor: rowMajor, product.pointer, m)
+        for j in 0..<m {
+          let column = product.pointer + j * m
+          if let atoms {
+            for i in 0...j { sums.g[atoms[j] * n + atoms[i]] += Double(column[i]) }
+          } else {
+            T.accumulate(sums.g.pointer + j * n, column, j + 1)
+          }
         }
+        // In float32 the diagonal once more in double: it shows what rounding did to the rest.
+        if T.self == Float.self { addSquares(x, lead, rowMajor, atoms, m, k, sums) }
       }
       correlate(x, lead, rowMajor, atoms, m, y, leadY, targets, k, sums)
     case .first:
@@ -113,20 +134,12 @@ struct PanelKernel<T: Real>: Sendable {
         let t = targets[0]
         for j in 0..<m {
           let a = atoms?[j] ?? j
-          T.dotNorm(x + j * lead, y, k, sums.c.pointer + t * n + a, sums.squares.pointer + a)
-        }
-      } else {
-        for j in 0..<m {
-          let a = atoms?[j] ?? j
-          if rowMajor {
-            var sum = 0.0
-            for i in 0..<k { sum += Double(x[i * lead + j]) * Double(x[i * lead + j]) }
-            sums.squares[a] += sum
-          } else {
-            var ignored = 0.0
-            T.dotNorm(x + j * lead, x + j * lead, k, &ignored, sums.squares.pointer + a)
+          for i in stride(from: 0, to: k, by: panelEntries) {
+            T.dotNorm(x + j * lead + i, y + i, min(panelEntries, k - i), sums.c.pointer + t * n + a, sums.squares.pointer + a)
           }
         }
+      } else {
+        addSquares(x, lead, rowMajor, atoms, m, k, sums)
         correlate(x, lead, rowMajor, atoms, m, y, leadY, targets, k, sums)
       }
     case .columns(let columns):
@@ -153,6 +166,21 @@ struct PanelKernel<T: Real>: Sendable {
         } else {
           T.accumulate(sums.g.pointer + q * n, column, m)
         }
+      }
+    }
+  }
+
+  private func addSquares(
+    _ x: UnsafePointer<T>, _ lead: Int, _ rowMajor: Bool, _ atoms: [Int]?, _ m: Int, _ k: Int, _ sums: Sums
+  ) {
+    for j in 0..<m {
+      let a = atoms?[j] ?? j
+      if rowMajor {
+        var sum = 0.0
+        for i in 0..<k { sum += Double(x[i * lead + j]) * Double(x[i * lead + j]) }
+        sums.squares[a] += sum
+      } else {
+        sums.squares[a] += T.squares(x + j * lead, k)
       }
     }
   }

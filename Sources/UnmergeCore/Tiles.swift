@@ -20,6 +20,7 @@ struct Dense: Sendable {
 
 /// The columns of one module sorted by how they are stored. Columns are numbered atoms first, then targets.
 struct Layout: Sendable {
+  let key: UInt64
   let rows: Int
   let cols: Int
   let atoms: Int
@@ -33,6 +34,7 @@ struct Layout: Sendable {
   var isFull: Bool { denseAtoms == atoms }
 
   init(_ a: Module, _ y: Module, atoms: Int, targets: Int) {
+    key = Folds.key(a.name)
     rows = a.rows
     cols = a.cols
     self.atoms = atoms
@@ -125,7 +127,8 @@ struct Tiling: Sequence, IteratorProtocol {
   }
 }
 
-/// Which fold a row of a module belongs to: a hash of seed, module and row (of a vector: of 64 rows together).
+/// Which fold a row of a module belongs to: a hash of seed, module name and row (of a vector: of 64 rows together), so shards of
+/// a model fall into the same folds as the whole.
 package struct Folds: Sendable {
   package let count: Int
   package let seed: UInt64
@@ -135,7 +138,12 @@ package struct Folds: Sendable {
     self.seed = seed
   }
 
-  package func fold(module: Int, row: Int, cols: Int) -> Int {
+  /// FNV-1a of a module's name, the `module` of `fold`.
+  package static func key(_ name: String) -> UInt64 {
+    name.utf8.reduce(0xCBF2_9CE4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 }
+  }
+
+  package func fold(module: UInt64, row: Int, cols: Int) -> Int {
     let unit = UInt64(truncatingIfNeeded: cols == 1 ? row / 64 : row)
     // splitmix64 of the three, one after the other
     func mix(_ x: UInt64) -> UInt64 {
@@ -144,7 +152,7 @@ package struct Folds: Sendable {
       z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
       return z ^ (z >> 31)
     }
-    return Int(mix(mix(mix(seed) ^ UInt64(truncatingIfNeeded: module)) ^ unit) % UInt64(count))
+    return Int(mix(mix(mix(seed) ^ module) ^ unit) % UInt64(count))
   }
 }
 

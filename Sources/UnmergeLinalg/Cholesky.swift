@@ -112,7 +112,8 @@ package struct DenseCholesky: @unchecked Sendable {
       let integers = try Buffer<Int32>(n)
       var reciprocal = 0.0
       _ = openblas_dpocon_upper(k, r.pointer, k, norm, &reciprocal, sums.pointer, integers.pointer)
-      condition = reciprocal > 0 ? 1 / reciprocal : .infinity
+      // Below n roundings the factor that dpotrf still found is one of noise.
+      condition = reciprocal > Double(n) * 0x1p-52 ? 1 / reciprocal : .infinity
       inverseNorm = norm > 0 ? condition / norm : .infinity
     } else {
       condition = 1

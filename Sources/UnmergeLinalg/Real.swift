@@ -30,6 +30,9 @@ package protocol Real: BinaryFloatingPoint, BitwiseCopyable, Sendable {
     _ x: UnsafePointer<Self>, _ y: UnsafePointer<Self>, _ count: Int, _ xy: UnsafeMutablePointer<Double>,
     _ xx: UnsafeMutablePointer<Double>)
 
+  /// Σ x², summed in double.
+  static func squares(_ x: UnsafePointer<Self>, _ count: Int) -> Double
+
   /// sum += x, element by element.
   static func accumulate(_ sum: UnsafeMutablePointer<Double>, _ x: UnsafePointer<Self>, _ count: Int)
 }
@@ -80,6 +83,8 @@ extension Float: Real {
   package static func accumulate(_ sum: UnsafeMutablePointer<Double>, _ x: UnsafePointer<Float>, _ count: Int) {
     ck_accumulate_f32(sum, x, count)
   }
+
+  package static func squares(_ x: UnsafePointer<Float>, _ count: Int) -> Double { ck_squares_f32(x, count) }
 }
 
 extension Double: Real {
@@ -125,4 +130,13 @@ extension Double: Real {
   package static func accumulate(_ sum: UnsafeMutablePointer<Double>, _ x: UnsafePointer<Double>, _ count: Int) {
     for i in 0..<count { sum[i] += x[i] }
   }
+
+  package static func squares(_ x: UnsafePointer<Double>, _ count: Int) -> Double { ck_squares_f64(x, count) }
+}
+
+/// Upper triangle of g += XᵀX for few columns, column-major, X k×n with its columns `lead` apart.
+package func accumulateSmallGram(
+  _ g: UnsafeMutablePointer<Double>, _ x: UnsafePointer<Double>, lead: Int, rows k: Int, columns n: Int
+) {
+  ck_small_gram(g, x, lead, k, n)
 }
