@@ -92,8 +92,10 @@ package func store<T: Growable>(_ value: T, _ pointer: UnsafeMutablePointer<T>?,
   target.storeBytes(of: size, as: Int.self)
 }
 
-package func checkResult<T: Growable>(_ pointer: UnsafeMutablePointer<T>?, _ name: String) throws(UnmergeError) {
-  guard let pointer else { return }
+package func checkResult<T: Growable>(
+  _ pointer: UnsafeMutablePointer<T>?, _ name: String, count: Int = 1
+) throws(UnmergeError) {
+  guard let pointer, count > 0 else { return }
   _ = try read(UnsafePointer(pointer), name)
 }
 

@@ -141,12 +141,9 @@ final class ActiveSet {
     return end
   }
 
-  /// With an l1 norm: the relative gap. Without: the violation, as far as the Gram can tell it from its own entry error; the
-  /// bound on the gap must agree unless the whole residual is rounding.
+  /// The relative gap where there is one, else the violation.
   private func isSatisfied(_ r: Certificate, tol: Double) -> Bool {
-    if problem.hasNorm { return r.relativeGap <= tol }
-    let resolution = problem.positive ? 2 * problem.gram.precision.entryError : 0
-    return r.violation <= max(tol, resolution) && (!(r.gap > 0) || r.relativeGap <= tol || r.isExplained(problem.gram))
+    r.relativeGap.isNaN ? r.violation <= tol : r.relativeGap <= tol
   }
 
   private func refresh() -> Certificate {
@@ -220,7 +217,9 @@ final class ActiveSet {
   }
 
   private func entryFloor(_ r: Certificate) -> Double {
-    r.isExplained(problem.gram) ? correlationFloor(problem.gram, l2: r.l2) : 2 * problem.gram.precision.entryError
+    if r.isExplained(problem.gram) { return correlationFloor(problem.gram, l2: r.l2) }
+    // With a residual worth the name its correlations are too, whatever the Gram's entry error: down to tol they count.
+    return min(2 * problem.gram.precision.entryError, 1e-11)
   }
 
   /// The same for atoms that came along in a batch and whom only rounding keeps positive: out with them, once. Who is needed

@@ -38,7 +38,7 @@ public func unmerge_dot(
     }
     let watch = try Watch(run)
     let output = try Output(coef, "coef", rows: gram.atoms, columns: gram.targets)
-    try checkResult(reports, "reports")
+    try checkResult(reports, "reports", count: gram.targets)
     if o.variant == UNMERGE_DOT_JOINT {
       try leastSquares(gram, alpha: 0, weights: nil, watch).deliver(output, reports)
     } else {

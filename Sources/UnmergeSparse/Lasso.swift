@@ -134,7 +134,7 @@ private func answer(
   let weights = try copyWeights(weights, gram.atoms)
   let watch = try Watch(run)
   let output = try Output(coef, "coef", rows: gram.atoms, columns: gram.targets)
-  try checkResult(reports, "reports")
+  try checkResult(reports, "reports", count: gram.targets)
   let net = ElasticNet(
     alpha: alpha, l1Ratio: l1Ratio, weights: weights, isRelative: relative == 1, positive: positive == 1,
     warmStart: warmStart == 1)

@@ -222,6 +222,7 @@ struct Pursuit: Sendable {
     end.certificate = problem.certify(v, u)
     end.certificate.gap = .nan
     end.certificate.relativeGap = .nan
+    if end.outcome == UNMERGE_CONVERGED, end.certificate.violation > watch.tol { end.outcome = UNMERGE_STALLED }
     let usable = (0..<gram.atoms).reduce(0) { $0 + (gram.norms[$1] > 0 ? 1 : 0) }
     if end.certificate.isExplained(gram) {
       end.flags |= UNMERGE_FLAG_FULLY_EXPLAINED
@@ -262,7 +263,7 @@ public func unmerge_omp(
     try checkReserved(o.reserved, "options->reserved")
     let watch = try Watch(run)
     let output = try Output(coef, "coef", rows: gram.atoms, columns: gram.targets)
-    try checkResult(reports, "reports")
+    try checkResult(reports, "reports", count: gram.targets)
     // `order` has k rows, however many atoms there are; what is beyond them is -1.
     let rows = min(Int(o.k), gram.atoms)
     let cells = order == nil ? 0 : try product(Int(o.k), gram.targets, "order")

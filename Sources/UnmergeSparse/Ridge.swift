@@ -165,7 +165,7 @@ public func unmerge_ridge(
     let weights = try copyWeights(o.weights, gram.atoms)
     let watch = try Watch(run)
     let output = try Output(coef, "coef", rows: gram.atoms, columns: gram.targets)
-    try checkResult(reports, "reports")
+    try checkResult(reports, "reports", count: gram.targets)
     try leastSquares(gram, alpha: o.alpha, weights: weights, watch).deliver(output, reports)
   }
 }

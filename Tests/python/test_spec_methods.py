@@ -221,7 +221,7 @@ def test_nnls(seed: int) -> None:
         assert problem.objective(coef) <= problem.objective(other) * (1 + OBJECTIVE)
 
 
-@pytest.mark.parametrize("seed", range(700, 720))
+@pytest.mark.parametrize("seed", [*range(700, 720), 10150])
 def test_nnls_with_more_atoms_than_rows(seed: int) -> None:
     s = oracles.sample(seed, wide=True, positive=True)
     problem = Problem.make(s.A, s.y, positive=True)
@@ -459,7 +459,8 @@ def test_certificate_of_an_nnls_start(seed: int) -> None:
     assert abs(report.duality_gap - bound) <= 1e-9 * bound
     assert abs(report.objective - problem.objective(start)) <= problem.rounding(start)
     assert report.violation == pytest.approx(problem.violation(start), rel=1e-12)
-    assert report.duality_gap >= problem.objective(start) - problem.objective(oracles.minimiser(problem, start))
+    distance = problem.objective(start) - problem.objective(oracles.minimiser(problem, start))
+    assert report.duality_gap >= distance - problem.rounding(start)
 
 
 @pytest.mark.parametrize("method", ["lasso", "elastic_net", "nnls"])
@@ -546,14 +547,15 @@ def test_many_targets_at_once_are_one_by_one(method: str, options: dict[str, Any
         assert np.abs(alone - coefs[:, t]).max() <= 1e-12 * np.abs(coefs[:, t]).max()
 
 
-def test_a_target_has_the_same_bits_alone_and_among_others() -> None:
+def test_a_target_is_the_same_alone_and_among_others() -> None:
     A, Y = many_targets()
     together = unmerge.Gram(A, Y).arrays()
     for t in range(7):
         alone = unmerge.Gram(A, Y[:, t].copy()).arrays()
         assert np.array_equal(alone.G, together.G)
         assert np.array_equal(alone.yy[0], together.yy[t])
-        assert np.array_equal(alone.C[:, 0], together.C[:, t])
+        scale = np.sqrt(np.diag(together.G) * together.yy[t])
+        assert (np.abs(alone.C[:, 0] - together.C[:, t]) <= 1e-14 * scale).all()
 
 
 @pytest.mark.parametrize("method, options", CALLS)
@@ -974,10 +976,10 @@ def test_refine_of_a_selection() -> None:
 
 def test_refine_of_the_fast_gram() -> None:
     """With a Gram right to 2e-8 one step multiplies the error by about cond(G) 2e-8."""
-    p, n = 2**19 + 99, 6
+    p, n = 2**19 + 99, 24
     rng = np.random.default_rng(16)
     A = rng.standard_normal((p, n), dtype=np.float32) + np.float32(12) * rng.standard_normal((p, 1), dtype=np.float32)
-    weights = np.array([1.0, -2.0, 0.5, 3.0, -1.0, 0.25])
+    weights = np.tile([1.0, -2.0, 0.5, 3.0, -1.0, 0.25], 4)
     y = (A.astype(np.float64) @ weights).astype(np.float32)
     square = oracles.condition_of(A) ** 2
     assert 100 < square < 1e5

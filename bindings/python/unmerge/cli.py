@@ -156,7 +156,7 @@ def _app() -> Any:
                 print(text, end="")
             elif not (quiet and output):
                 print(found)
-            if found.report.converged:
+            if found.report.converged or "fully_explained" in found.report.flags:
                 return 0
             print(f"unmerge: not converged: {found.report.outcome}", file=sys.stderr)
             return NOT_CONVERGED
@@ -179,7 +179,7 @@ def _app() -> Any:
             options = {"method": method.replace("-", "_"), "threads": threads, "progress": _bar(quiet)}
             for case in sample.cases(data, **options):
                 print(sample.table(case), end="\n\n", flush=True)
-                if not case.found.report.converged:
+                if not case.found.report.converged and "fully_explained" not in case.found.report.flags:
                     code = NOT_CONVERGED
             return code
 

@@ -1,0 +1,121 @@
+"""Our own calls.  A first answer starts from the raw arrays with the binding's defaults (columns of the Gram on demand
+where it chooses so) and contains the pass over the data; a further answer starts from a Gram that exists."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from contestants import FIRST, FURTHER, contestant
+from problems import L1_RATIOS, SIX, Data
+
+ONE_TARGET = ("dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp")
+
+
+def package() -> Any:
+    """The installed package; in a source tree the one beside us, with the library of a release build."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        import unmerge
+    except ImportError:
+        sys.path.insert(0, str(root / "bindings" / "python"))
+        import unmerge
+    built = root / ".build" / "release" / "libunmerge.so"
+    if Path(unmerge.__file__).is_relative_to(root) and built.exists():
+        os.environ.setdefault("UNMERGE_LIBRARY", str(built))
+    return unmerge
+
+
+def _threads() -> int:
+    return int(os.environ["OMP_NUM_THREADS"])
+
+
+def _method(data: Data, method: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Our function for a method, and its options."""
+    options: dict[str, Any] = {}
+    if method == "ridge":
+        options = {"alpha": data.ridge_alpha}
+    elif method == "omp":
+        options = {"k": data.k}
+    elif method == "lasso_path":
+        options = {"alphas": data.alphas}
+    elif method in L1_RATIOS:
+        alpha, ratio = data.elastic_net(method)
+        options = {"alpha": alpha} if method == "lasso" else {"alpha": alpha, "l1_ratio": ratio}
+    return getattr(package(), method.removesuffix("_95")), options | {"threads": _threads()}
+
+
+def _answer(result: Any) -> Any:
+    """coef, or for the path coefficients row by row; with how it ended."""
+    if len(result) == 3:
+        _, coefs, reports = result
+        ends = sorted({r.outcome for r in reports} - {"converged"})
+        return coefs.T, _passes(reports[-1], ends)
+    coef, report = result
+    ends = [] if report.converged else [report.outcome]
+    return coef, _passes(report, ends)
+
+
+def _passes(report: Any, ends: list[str]) -> str:
+    return ", ".join([f"{report.passes} pass" + ("es" if report.passes != 1 else ""), *ends])
+
+
+def _caller(data: Data, method: str, source: Callable[[], Any]) -> Callable[[], Any]:
+    call, options = _method(data, method)
+    return lambda: _answer(call(source(), **options))
+
+
+@contestant(*ONE_TARGET, name="unmerge.{method}((A, y))", kind=FIRST)
+def first(data: Data, tol: Any, method: str) -> Callable[[], Any]:
+    return _caller(data, method, lambda: (data.A, data.y))
+
+
+@contestant(*ONE_TARGET, name="unmerge.{method}(Gram(A, y, precision='fast'))", kind=FIRST, headline=False)
+def first_with_fast_gram(data: Data, tol: Any, method: str) -> Callable[[], Any]:
+    Gram = package().Gram
+    return _caller(data, method, lambda: Gram(data.A, data.y, precision="fast", blocks="one", threads=_threads()))
+
+
+@contestant(*ONE_TARGET, name="unmerge.{method}(gram)", kind=FURTHER)
+def further(data: Data, tol: Any, method: str) -> Callable[[], Any]:
+    gram = package().Gram(data.A, data.y, blocks="one", threads=_threads())
+    return _caller(data, method, lambda: gram)
+
+
+def _gram(data: Data, precision: str) -> Callable[[], Any]:
+    Gram = package().Gram
+
+    def call() -> Any:
+        gram = Gram(data.A, data.y, precision=precision, blocks="one", threads=_threads())
+        return gram.arrays().G
+
+    return call
+
+
+@contestant("gram", name="unmerge.Gram, fast", kind=FIRST)
+def gram_fast(data: Data, tol: Any) -> Callable[[], Any]:
+    return _gram(data, "fast")
+
+
+@contestant("gram", name="unmerge.Gram, auto", kind=FIRST, headline=False)
+def gram_auto(data: Data, tol: Any) -> Callable[[], Any]:
+    return _gram(data, "auto")
+
+
+@contestant("gram", name="unmerge.Gram, exact", kind=FIRST, headline=False)
+def gram_exact(data: Data, tol: Any) -> Callable[[], Any]:
+    return _gram(data, "exact")
+
+
+@contestant("six", name="unmerge: one Gram, six methods", kind=FIRST)
+def six(data: Data, tol: Any) -> Callable[[], Any]:
+    Gram, methods = package().Gram, [_method(data, name) for name in SIX]
+
+    def call() -> Any:
+        gram = Gram(data.A, data.y, blocks="one", threads=_threads())
+        return [method(gram, **options)[0] for method, options in methods]
+
+    return call

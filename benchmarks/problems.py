@@ -1,0 +1,256 @@
+"""The problem every contestant is given, and the reference that judges the answers.
+
+n atoms of p = 999,936 entries, unit norm, sharing a base direction (pairwise correlation 0.5); y = 8 atoms with positive
+weights + noise of norm 0.5.  Dictionary D is n x p, one row per atom, C order; A = D.T (p x n, Fortran order) is a view.
+
+The reference is made from a float64 Gram of the same float32 entries, G = A'A, c = A'y, and solved to machine accuracy:
+each solution is refined on its support and its optimality conditions are checked here, wherever its support came from.
+
+    f(w) = 1/2 ||A w - y||^2 + l1 ||w||_1 + l2/2 ||w||^2          error(w) = (f(w) - f*) / f(0)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+P = 999_936
+TRUE_ATOMS = 8
+NOISE = 0.5
+CORRELATION = 0.5
+
+ALPHA_FRACTION = 0.05  # of alpha_max
+# At 0.5 the l2 part spreads the weights over the correlated atoms and the answer is dense; at 0.95 it stays sparse.
+L1_RATIOS = {"lasso": 1.0, "elastic_net": 0.5, "elastic_net_95": 0.95}
+RIDGE_ALPHA = 0.1
+PATH_LENGTH, PATH_RATIO = 100, 1e-3
+K = 8
+
+ERROR_LIMIT = 1e-6  # on f
+ENTRY_LIMIT = 1e-5  # on entries of G (relative to ||a_i|| ||a_j||) and on c (relative to ||c||): about float32
+
+METHODS = ("gram", "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp")
+SIX = ("dot", "ridge", "lasso", "elastic_net", "nnls", "omp")
+
+
+@dataclass
+class Data:
+    """The arrays and the numbers a contestant needs."""
+
+    D: Any  # n x p
+    y: Any  # p
+    alphas: Any  # of the path, decreasing; the first is alpha_max
+    ridge_alpha: float = RIDGE_ALPHA
+    k: int = K
+
+    @property
+    def A(self) -> Any:
+        return self.D.T
+
+    @property
+    def n(self) -> int:
+        return int(self.D.shape[0])
+
+    @property
+    def p(self) -> int:
+        return int(self.D.shape[1])
+
+    @classmethod
+    def of(cls, D: Any, y: Any, c: Any) -> Data:
+        top = float(np.abs(c).max())
+        return cls(D, y, top * PATH_RATIO ** (np.arange(PATH_LENGTH) / (PATH_LENGTH - 1)))
+
+    def elastic_net(self, method: str) -> tuple[float, float]:
+        """alpha and l1_ratio of the LASSO and the elastic nets."""
+        ratio = L1_RATIOS[method]
+        return ALPHA_FRACTION * float(self.alphas[0]) / ratio, ratio
+
+    def penalties(self, method: str) -> tuple[float, float]:
+        """l1 and l2 of a method."""
+        if method in L1_RATIOS:
+            alpha, ratio = self.elastic_net(method)
+            return alpha * ratio, alpha * (1 - ratio)
+        return 0.0, self.ridge_alpha if method == "ridge" else 0.0
+
+
+# ---------------------------------------------------------------- making the arrays
+
+
+def make(folder: Path, n: int, bfloat16: bool = False, seed: int = 1) -> None:
+    """Write dictionary.npy, target.npy and reference.npz, one atom at a time: one copy of D exists, in the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "reference.npz").exists():
+        return
+    dtype = np.uint16 if bfloat16 else np.float32  # bfloat16 is stored as its bits: .npy has no name for it
+    D = np.lib.format.open_memmap(folder / "dictionary.npy", mode="w+", dtype=dtype, shape=(n, P))
+    rng = np.random.default_rng(seed)
+    base = rng.standard_normal(P, dtype=np.float32)
+    chosen = dict(zip(rng.permutation(n)[:TRUE_ATOMS].tolist(), rng.uniform(0.5, 1.5, TRUE_ATOMS), strict=True))
+    y = rng.standard_normal(P)
+    y *= NOISE / np.linalg.norm(y)
+    for j in range(n):
+        row = np.random.default_rng([seed, j]).standard_normal(P, dtype=np.float32)
+        row *= np.float32(np.sqrt(1 - CORRELATION))
+        row += np.float32(np.sqrt(CORRELATION)) * base
+        row /= np.float32(np.linalg.norm(row))
+        if j in chosen:
+            y += chosen[j] * row
+        D[j] = _bits(row) if bfloat16 else row
+    y = y.astype(np.float32)
+    np.save(folder / "target.npy", _bits(y) if bfloat16 else y)
+    D.flush()
+    del D
+    reference = solve(*normal_equations(*load_arrays(folder)))
+    np.savez(folder / "unfinished.npz", **reference)
+    (folder / "unfinished.npz").rename(folder / "reference.npz")
+
+
+def _bits(x: Any) -> Any:
+    import ml_dtypes
+
+    return x.astype(ml_dtypes.bfloat16).view(np.uint16)
+
+
+def load_arrays(folder: Path) -> tuple[Any, Any]:
+    """D and y, shared with every other process that maps the same files; copy-on-write, for peers that want to write."""
+    D, y = (np.asarray(np.load(folder / f"{name}.npy", mmap_mode="c")) for name in ("dictionary", "target"))
+    if D.dtype == np.uint16:
+        import ml_dtypes
+
+        D, y = D.view(ml_dtypes.bfloat16), y.view(ml_dtypes.bfloat16)
+    return D, y
+
+
+def normal_equations(D: Any, y: Any, rows: int = 32_768) -> tuple[Any, Any, float]:
+    """G, c and ||y||^2 in float64, a panel at a time."""
+    n, p = D.shape
+    G, c = np.zeros((n, n)), np.zeros(n)
+    for start in range(0, p, rows):
+        panel = D[:, start : start + rows].astype(np.float64)
+        G += panel @ panel.T
+        c += panel @ y[start : start + rows].astype(np.float64)
+    return G, c, float(np.square(y.astype(np.float64)).sum())
+
+
+# ---------------------------------------------------------------- the reference answers
+
+
+def solve(G: Any, c: Any, yy: float) -> dict[str, Any]:
+    data, eye = Data.of(None, None, c), np.eye(len(c))
+    *path, lasso = _sparse(G, c, [*data.alphas, data.penalties("lasso")[0]])
+    nets = {method: data.penalties(method) for method in ("elastic_net", "elastic_net_95")}
+    return {
+        "gram": G,
+        "dot": c,
+        "yy": yy,
+        "ridge": np.linalg.solve(G + RIDGE_ALPHA * eye, c),
+        "lasso": lasso,
+        "lasso_path": np.stack(path),
+        **{method: _sparse(G + l2 * eye, c, [l1])[0] for method, (l1, l2) in nets.items()},
+        "nnls": _nonnegative(G, c),
+        "omp": _pursuit(G, c),
+    }
+
+
+def _refined(G: Any, c: Any, l1: float, w: Any, positive: bool) -> Any:
+    """w solved exactly on its support; None unless it then satisfies the optimality conditions of the whole problem."""
+    S, signs = np.flatnonzero(w), np.sign(w[w != 0])
+    exact = np.zeros_like(w)
+    if len(S):
+        exact[S] = np.linalg.solve(G[np.ix_(S, S)], c[S] - l1 * signs)
+    slack = c - G @ exact
+    outside = (slack if positive else np.abs(slack)).max()
+    kept = bool((np.sign(exact[S]) == signs).all())
+    return exact if kept and outside <= l1 + 1e-12 * np.abs(c).max() else None
+
+
+def _sparse(G: Any, c: Any, penalties: list[float]) -> list[Any]:
+    from sklearn.linear_model import lars_path_gram
+
+    # The path is piecewise linear between LARS's knots, exact up to rounding; _refined takes the rounding away.
+    knots, _, path = lars_path_gram(
+        c, G, n_samples=1, alpha_min=min(penalties), method="lasso", max_iter=100 * len(c), copy_Gram=True
+    )
+    answers = []
+    for l1 in penalties:
+        w = np.array([np.interp(-l1, -knots, row) for row in path])
+        exact = _refined(G, c, l1, w, positive=False)
+        for _ in range(2000):  # the rare support that rounding got wrong: coordinate descent
+            if exact is not None:
+                break
+            for j in range(len(c)):
+                r = c[j] - G[j] @ w + G[j, j] * w[j]
+                w[j] = np.sign(r) * max(abs(r) - l1, 0) / G[j, j]
+            exact = _refined(G, c, l1, w, positive=False)
+        assert exact is not None, "the reference LASSO did not reach its optimality conditions"
+        answers.append(exact)
+    return answers
+
+
+def _nonnegative(G: Any, c: Any) -> Any:
+    from scipy.optimize import nnls
+
+    L = np.linalg.cholesky(G)
+    w = nnls(L.T, np.linalg.solve(L, c))[0]
+    exact = _refined(G, c, 0.0, w, positive=True)
+    assert exact is not None, "the reference NNLS did not reach its optimality conditions"
+    return exact
+
+
+def _pursuit(G: Any, c: Any, k: int = K) -> Any:
+    chosen: list[int] = []
+    w = np.zeros_like(c)
+    for _ in range(min(k, len(c))):
+        score = np.abs(c - G @ w) / np.sqrt(np.diag(G))
+        score[chosen] = -1
+        chosen.append(int(score.argmax()))
+        w[chosen] = np.linalg.solve(G[np.ix_(chosen, chosen)], c[chosen])
+    return w
+
+
+# ---------------------------------------------------------------- the judge
+
+
+class Judge:
+    def __init__(self, folder: Path) -> None:
+        self.reference = dict(np.load(folder / "reference.npz"))
+        self.G, self.c, self.yy = self.reference["gram"], self.reference["dot"], float(self.reference["yy"])
+        self.data = Data.of(None, None, self.c)
+
+    def objective(self, method: str, w: Any, alpha: float = 0.0) -> float:
+        l1, l2 = (alpha, 0.0) if method == "lasso_path" else self.data.penalties(method)
+        fit = 0.5 * self.yy - self.c @ w + 0.5 * w @ (self.G @ w)
+        return float(fit + l1 * np.abs(w).sum() + 0.5 * l2 * w @ w)
+
+    def __call__(self, method: str, answer: Any) -> tuple[float, bool]:
+        """The error of an answer, and whether it qualifies."""
+        answer = np.asarray(answer, dtype=np.float64)
+        if method == "six":
+            errors = [self(name, row) for name, row in zip(SIX, answer, strict=True)]
+            return max(e for e, _ in errors), all(ok for _, ok in errors)
+        best = self.reference[method]
+        if not np.isfinite(answer).all() or answer.shape != best.shape:
+            return float("nan"), False
+        if method == "gram":
+            d = np.sqrt(np.diag(best))
+            answer = np.triu(answer) + np.triu(answer, 1).T  # BLAS fills one triangle
+            error = float((np.abs(answer - best) / np.outer(d, d)).max())
+            return error, error <= ENTRY_LIMIT
+        if method == "dot":
+            error = float(np.linalg.norm(answer - best) / np.linalg.norm(best))
+            return error, error <= ENTRY_LIMIT
+        if method == "lasso_path":
+            rows = zip(answer, best, self.data.alphas, strict=True)
+            gaps = [self.objective(method, w, a) - self.objective(method, b, a) for w, b, a in rows]
+            error = max(gaps) / (0.5 * self.yy)
+        else:
+            error = (self.objective(method, answer) - self.objective(method, best)) / (0.5 * self.yy)
+        ok = error <= ERROR_LIMIT
+        if method == "nnls":
+            ok = ok and bool((answer >= 0).all())
+        if method == "omp":
+            ok = ok and set(np.flatnonzero(answer)) == set(np.flatnonzero(best))
+        return error, ok
