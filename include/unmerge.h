@@ -224,7 +224,9 @@ typedef struct unmerge_gram unmerge_gram;
                                      when the condition estimate says that fast cannot reach `accuracy` */
 #define UNMERGE_PRECISION_FAST 1  /* float32 panels summed in double: entry error <= 2e-8 ||a_i|| ||a_j||; computed
                                      exactly all the same where that is as cheap (few atoms or rows) or float32 cannot keep
-                                     the bound (bf16, f16 or base-subtracted atoms, extreme scales, a diagonal that shows it) */
+                                     the bound (bf16, f16 or base-subtracted atoms, extreme scales, a diagonal that shows it).
+                                     Near the limit of 2^19 rows nearly parallel atoms reach 3e-8; two atoms whose product
+                                     is the same number in every row can reach 1e-6 */
 #define UNMERGE_PRECISION_EXACT 2 /* double: entry error <= 5e-15 ||a_i|| ||a_j|| */
 
 #define UNMERGE_COLUMNS_ALL 0
@@ -241,7 +243,7 @@ typedef struct unmerge_gram_options {
   int32_t blocks;    /* UNMERGE_BLOCKS_...; default PER_MODULE */
   int32_t folds;     /* K >= 1 splits every block into K folds by a hash of run->seed, module name and row (64 rows together
                         where the module has one column); default 1 */
-  double accuracy;   /* AUTO only: accuracy of least-squares coefficients, as a fraction of ||y|| / ||a_j||; default 1e-6 */
+  double accuracy;   /* AUTO only: accuracy of least-squares coefficients, as a fraction of ||y|| / ||a_j||; default 1e-5 */
   const unmerge_mask *mask; /* NULL = all entries; the mask must have been made for the same modules */
 } unmerge_gram_options;
 unmerge_status unmerge_gram_options_init(unmerge_gram_options *options, size_t size);

@@ -167,49 +167,68 @@ CLONES void ck_dot_norm_f64(const double *x_, const double *y_, size_t n, double
     for (int l = 0; l < 16; l++) s += p[l];                                                        \
     return s;                                                                                      \
   }
+#define DOT(name, type, alias)                                                                     \
+  CLONES double name(const type *x_, const type *y_, size_t n) {                                   \
+    const alias *x = (const alias *)x_, *y = (const alias *)y_;                                    \
+    double p[16] = {0}, s = 0;                                                                     \
+    size_t i = 0;                                                                                  \
+    for (; i + 16 <= n; i += 16)                                                                   \
+      for (int l = 0; l < 16; l++) p[l] += (double)x[i + l] * y[i + l];                            \
+    for (; i < n; i++) s += (double)x[i] * y[i];                                                   \
+    for (int l = 0; l < 16; l++) s += p[l];                                                        \
+    return s;                                                                                      \
+  }
+DOT(ck_dot_f32, float, u_f32)
+DOT(ck_dot_f64, double, u_f64)
 SQUARES(ck_squares_f32, float, u_f32)
 SQUARES(ck_squares_f64, double, u_f64)
 
 // Four lanes are a register of AVX2, two of SSE2.
 typedef double lanes4 __attribute__((vector_size(32), aligned(8)));
 
-CLONES void ck_small_gram(double *g, const double *x, size_t lead, size_t k, size_t n) {
-  size_t whole = k / 4 * 4;
-  for (size_t j = 0; j < n; j += 4) {
-    size_t nj = n - j < 4 ? n - j : 4;
-    // Missing columns repeat the last one; their sums are dropped.
-    const double *b0 = x + j * lead, *b1 = x + (j + (nj > 1 ? 1 : 0)) * lead, *b2 = x + (j + (nj > 2 ? 2 : nj - 1)) * lead,
-                 *b3 = x + (j + nj - 1) * lead;
-    for (size_t i = 0; i < j + nj; i += 2) {
-      size_t ni = i + 1 < n ? 2 : 1;
-      const double *a0 = x + i * lead, *a1 = x + (i + ni - 1) * lead;
-      lanes4 s[8] = {{0}};
-      for (size_t r = 0; r < whole; r += 4) {
-        lanes4 u = *(const lanes4 *)(a0 + r), v = *(const lanes4 *)(a1 + r);
-        lanes4 p = *(const lanes4 *)(b0 + r), q = *(const lanes4 *)(b1 + r);
-        s[0] += u * p;
-        s[1] += v * p;
-        s[2] += u * q;
-        s[3] += v * q;
-        p = *(const lanes4 *)(b2 + r), q = *(const lanes4 *)(b3 + r);
-        s[4] += u * p;
-        s[5] += v * p;
-        s[6] += u * q;
-        s[7] += v * q;
-      }
-      const double *b[4] = {b0, b1, b2, b3};
-      for (size_t c = 0; c < nj; c++)
-        for (size_t a = 0; a < ni; a++) {
-          if (i + a > j + c) continue;
-          const lanes4 *t = &s[2 * c + a];
-          double sum = ((*t)[0] + (*t)[1]) + ((*t)[2] + (*t)[3]);
-          const double *left = a ? a1 : a0;
-          for (size_t r = whole; r < k; r++) sum += left[r] * b[c][r];
-          g[(j + c) * n + i + a] += sum;
-        }
-    }
+typedef float floats4 __attribute__((vector_size(16), aligned(4)));
+#define LOAD4(vector, p) __builtin_convertvector(*(const vector *)(p), lanes4)
+
+// In a block of 2 x 4 columns missing ones repeat the last; their sums are dropped.
+#define SMALL_GRAM(name, type, vector) \
+  CLONES void name(double *g, const type *x, size_t lead, size_t k, size_t n) { \
+    size_t whole = k / 4 * 4; \
+    for (size_t j = 0; j < n; j += 4) { \
+      size_t nj = n - j < 4 ? n - j : 4; \
+      const type *b0 = x + j * lead, *b1 = x + (j + (nj > 1 ? 1 : 0)) * lead, *b2 = x + (j + (nj > 2 ? 2 : nj - 1)) * lead, \
+                   *b3 = x + (j + nj - 1) * lead; \
+      for (size_t i = 0; i < j + nj; i += 2) { \
+        size_t ni = i + 1 < n ? 2 : 1; \
+        const type *a0 = x + i * lead, *a1 = x + (i + ni - 1) * lead; \
+        lanes4 s[8] = {{0}}; \
+        for (size_t r = 0; r < whole; r += 4) { \
+          lanes4 u = LOAD4(vector, a0 + r), v = LOAD4(vector, a1 + r); \
+          lanes4 p = LOAD4(vector, b0 + r), q = LOAD4(vector, b1 + r); \
+          s[0] += u * p; \
+          s[1] += v * p; \
+          s[2] += u * q; \
+          s[3] += v * q; \
+          p = LOAD4(vector, b2 + r), q = LOAD4(vector, b3 + r); \
+          s[4] += u * p; \
+          s[5] += v * p; \
+          s[6] += u * q; \
+          s[7] += v * q; \
+        } \
+        const type *b[4] = {b0, b1, b2, b3}; \
+        for (size_t c = 0; c < nj; c++) \
+          for (size_t a = 0; a < ni; a++) { \
+            if (i + a > j + c) continue; \
+            const lanes4 *t = &s[2 * c + a]; \
+            double sum = ((*t)[0] + (*t)[1]) + ((*t)[2] + (*t)[3]); \
+            const type *left = a ? a1 : a0; \
+            for (size_t r = whole; r < k; r++) sum += (double)left[r] * b[c][r]; \
+            g[(j + c) * n + i + a] += sum; \
+          } \
+      } \
+    } \
   }
-}
+SMALL_GRAM(ck_small_gram_f64, double, lanes4)
+SMALL_GRAM(ck_small_gram_f32, float, floats4)
 
 CLONES void ck_accumulate_f32(double *restrict c, const float *restrict a, size_t n) {
   for (size_t i = 0; i < n; i++) c[i] += a[i];

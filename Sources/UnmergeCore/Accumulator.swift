@@ -45,7 +45,8 @@ private final class RowSums<T: Real>: @unchecked Sendable {
 
   private func flush() {
     kernel.add(
-      x.pointer, lead: panelEntries, rowMajor: false, atoms: nil, y.pointer, leadY: panelEntries, targets: Array(0..<targets),
+      x.pointer, lead: panelEntries, rowMajor: false, atoms: nil, y.pointer, leadY: panelEntries,
+      targets: Array(0..<targets),
       rows: rows, to: task)
     rows = 0
     panels += 1
@@ -63,10 +64,12 @@ private final class RowSums<T: Real>: @unchecked Sendable {
     while i < a.rows {
       let k = min(panelEntries - rows, a.rows - i)
       for j in 0..<n {
-        T.load(x.pointer + j * panelEntries + rows, a.address(i, j), a.type, stride: a.rowStride, count: k, scale: 1, add: false)
+        T.load(
+          x.pointer + j * panelEntries + rows, a.address(i, j), a.type, stride: a.rowStride, count: k, scale: 1, add: false)
       }
       for t in 0..<targets {
-        T.load(y.pointer + t * panelEntries + rows, b.address(i, t), b.type, stride: b.rowStride, count: k, scale: 1, add: false)
+        T.load(
+          y.pointer + t * panelEntries + rows, b.address(i, t), b.type, stride: b.rowStride, count: k, scale: 1, add: false)
       }
       rows += k
       i += k
@@ -135,10 +138,12 @@ package final class Accumulator: Handle, @unchecked Sendable {
     let block = Block(module: try ModuleName(""), fold: 0, entries: entries, g: sums.g, c: sums.c, yy: sums.yy)
     let gram = try Gram(atoms: atoms, targets: targets, blocks: [block], precision: precision, passes: 1)
     for j in 0..<atoms where !gram.norms[j].isFinite {
-      throw UnmergeError(UNMERGE_E_NONFINITE, "atom \(j) holds NaN or infinity in one of the rows added, or its squared norm overflows")
+      throw UnmergeError(
+        UNMERGE_E_NONFINITE, "atom \(j) holds NaN or infinity in one of the rows added, or its squared norm overflows")
     }
     for t in 0..<targets where !gram.targetNorms[t].isFinite {
-      throw UnmergeError(UNMERGE_E_NONFINITE, "target \(t) holds NaN or infinity in one of the rows added, or its squared norm overflows")
+      throw UnmergeError(
+        UNMERGE_E_NONFINITE, "target \(t) holds NaN or infinity in one of the rows added, or its squared norm overflows")
     }
     return gram
   }

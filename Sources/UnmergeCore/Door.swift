@@ -123,13 +123,17 @@ package func view(_ pointer: UnsafePointer<unmerge_view>?, _ name: String) throw
   for (count, stride) in [(rows, Int(v.strides.0)), (columns, Int(v.strides.1))] where count > 1 {
     let span = (count - 1).multipliedReportingOverflow(by: stride)
     wraps = wraps || span.overflow
-    let moved = span.partialValue < 0 ? low.addingReportingOverflow(span.partialValue) : high.addingReportingOverflow(span.partialValue)
+    let moved =
+      span.partialValue < 0
+      ? low.addingReportingOverflow(span.partialValue) : high.addingReportingOverflow(span.partialValue)
     wraps = wraps || moved.overflow
     if span.partialValue < 0 { low = moved.partialValue } else { high = moved.partialValue }
   }
   let empty = rows == 0 || columns == 0
   guard let data = v.data else {
-    if empty { return View(base: UnsafeRawPointer(pointer), type: type, rows: rows, columns: columns, rowStride: 0, columnStride: 0) }
+    if empty {
+      return View(base: UnsafeRawPointer(pointer), type: type, rows: rows, columns: columns, rowStride: 0, columnStride: 0)
+    }
     throw .null("\(name)->data")
   }
   let start = min(UInt(bitPattern: data), 1 << 58)
@@ -138,7 +142,9 @@ package func view(_ pointer: UnsafePointer<unmerge_view>?, _ name: String) throw
     let limit = 1 << 57
     let fits = !wraps && low > -limit && high < limit && UInt(-low) <= start && start + UInt(high) <= UInt(limit)
     guard fits else {
-      throw .shape("\(name)->strides are \(v.strides.0) and \(v.strides.1) bytes; with shape \(rows) x \(columns) they leave the address space")
+      throw .shape(
+        "\(name)->strides are \(v.strides.0) and \(v.strides.1) bytes; with shape \(rows) x \(columns) they leave the address space"
+      )
     }
   }
   // The stride of a single row or column is never used and may be anything.
@@ -168,7 +174,8 @@ package struct Output {
       (inner.count > 1 && inner.stride < size)
       || (outer.count > 1 && outer.stride < (inner.count > 1 ? (inner.count - 1) * inner.stride : 0) + size)
     guard !overlap || rows == 0 || columns == 0 else {
-      throw .shape("\(name)->strides are \(view.rowStride) and \(view.columnStride) bytes; elements of an output must not overlap")
+      throw .shape(
+        "\(name)->strides are \(view.rowStride) and \(view.columnStride) bytes; elements of an output must not overlap")
     }
   }
 
@@ -201,7 +208,9 @@ package func checkFlag(_ value: Int32, _ name: String) throws(UnmergeError) {
 }
 
 /// `count` non-negative finite weights, or nil.
-package func weights(_ pointer: UnsafePointer<Double>?, _ count: Int, _ name: String) throws(UnmergeError) -> UnsafePointer<Double>? {
+package func weights(_ pointer: UnsafePointer<Double>?, _ count: Int, _ name: String) throws(UnmergeError) -> UnsafePointer<
+  Double
+>? {
   guard let pointer else { return nil }
   for j in 0..<count {
     let w = UnsafeRawPointer(pointer + j).loadUnaligned(as: Double.self)

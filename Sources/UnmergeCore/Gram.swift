@@ -105,8 +105,10 @@ package final class Gram: Handle, @unchecked Sendable {
       try DenseCholesky(n, total.pointer, addingToDiagonal: shift.pointer)
     }
     try self.init(
-      atoms: n, targets: targets, entries: blocks.reduce(0) { saturatingSum($0, $1.entries) }, blocks: blocks, norms: d, c: c, yy: yy,
-      precision: precision, passes: passes, condition: factor?.condition ?? .infinity, sensitivity: factor?.inverseNorm ?? .infinity,
+      atoms: n, targets: targets, entries: blocks.reduce(0) { saturatingSum($0, $1.entries) }, blocks: blocks, norms: d,
+      c: c, yy: yy,
+      precision: precision, passes: passes, condition: factor?.condition ?? .infinity,
+      sensitivity: factor?.inverseNorm ?? .infinity,
       complete: total, source: nil)
   }
 

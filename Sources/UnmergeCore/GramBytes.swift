@@ -59,7 +59,9 @@ extension Gram {
     guard size >= least else { throw bad("it has \(size) bytes, fewer than the \(least) of an empty one") }
     let start = (0..<magic.count).map { bytes.load(fromByteOffset: $0, as: UInt8.self) }
     guard start.dropLast() == magic.dropLast() else { throw bad("it does not begin with UNMGRAM") }
-    guard start.last == magic.last else { throw bad("its version is '\(Character(UnicodeScalar(start[7])))', this library reads '1'") }
+    guard start.last == magic.last else {
+      throw bad("its version is '\(Character(UnicodeScalar(start[7])))', this library reads '1'")
+    }
     let end = size - 8
     guard UInt64(littleEndian: bytes.loadUnaligned(fromByteOffset: end, as: UInt64.self)) == checksum(bytes, end) else {
       throw bad("the checksum does not match; it is damaged or truncated")

@@ -6,7 +6,7 @@ extension unmerge_gram_options: Growable {
     var o = unmerge_gram_options()
     o.struct_size = MemoryLayout<unmerge_gram_options>.size
     o.folds = 1
-    o.accuracy = 1e-6
+    o.accuracy = 1e-5
     return o
   }
 }
@@ -44,7 +44,8 @@ extension Gram {
 
   package static func merge(_ a: Gram, _ b: Gram) throws(UnmergeError) -> Gram {
     guard a.atoms == b.atoms, a.targets == b.targets else {
-      throw .shape("b is over \(b.atoms) atoms and \(b.targets) targets, a over \(a.atoms) and \(a.targets); they must be the same")
+      throw .shape(
+        "b is over \(b.atoms) atoms and \(b.targets) targets, a over \(a.atoms) and \(a.targets); they must be the same")
     }
     try a.needBlocks("merge")
     try b.needBlocks("merge")
@@ -52,7 +53,9 @@ extension Gram {
     for other in b.blocks {
       if let k = blocks.firstIndex(where: { $0.module.string == other.module.string && $0.fold == other.fold }) {
         let mine = blocks[k]
-        let (g, c, yy) = try allocating { () throws(OutOfMemory) in (try mine.g.copy(), try mine.c.copy(), try mine.yy.copy()) }
+        let (g, c, yy) = try allocating { () throws(OutOfMemory) in
+          (try mine.g.copy(), try mine.c.copy(), try mine.yy.copy())
+        }
         Double.accumulate(g.pointer, other.g.pointer, g.count)
         Double.accumulate(c.pointer, other.c.pointer, c.count)
         Double.accumulate(yy.pointer, other.yy.pointer, yy.count)
@@ -63,7 +66,8 @@ extension Gram {
       }
     }
     let precision: Precision = a.precision == .fast || b.precision == .fast ? .fast : .exact
-    return try Gram(atoms: a.atoms, targets: a.targets, blocks: blocks, precision: precision, passes: max(a.passes, b.passes))
+    return try Gram(
+      atoms: a.atoms, targets: a.targets, blocks: blocks, precision: precision, passes: max(a.passes, b.passes))
   }
 
   package func subset(_ chosen: [Int], _ chosenBlocks: [Int]) throws(UnmergeError) -> Gram {
@@ -87,13 +91,15 @@ extension Gram {
 // MARK: the door
 
 @_cdecl("unmerge_gram_options_init") @implementation
-public func unmerge_gram_options_init(_ options: UnsafeMutablePointer<unmerge_gram_options>?, _ size: Int) -> unmerge_status {
+public func unmerge_gram_options_init(_ options: UnsafeMutablePointer<unmerge_gram_options>?, _ size: Int) -> unmerge_status
+{
   initialize(options, size)
 }
 
 @_cdecl("unmerge_gram_create") @implementation
 public func unmerge_gram_create(
-  _ a: OpaquePointer?, _ y: OpaquePointer?, _ options: UnsafePointer<unmerge_gram_options>?, _ run: UnsafePointer<unmerge_run>?,
+  _ a: OpaquePointer?, _ y: OpaquePointer?, _ options: UnsafePointer<unmerge_gram_options>?,
+  _ run: UnsafePointer<unmerge_run>?,
   _ out: UnsafeMutablePointer<OpaquePointer?>?, _ error: UnsafeMutablePointer<unmerge_error>?
 ) -> unmerge_status {
   door(error) { () throws(UnmergeError) in
@@ -127,12 +133,16 @@ public func unmerge_gram_from_arrays(
       c: try allocate(try product(n, t, "c")), yy: try allocate(t))
     func value(_ v: View, _ i: Int, _ j: Int, _ name: String) throws(UnmergeError) -> Double {
       let x = v.element(i, j)
-      guard x.isFinite else { throw UnmergeError(UNMERGE_E_NONFINITE, "\(name) holds \(x) at (\(i), \(j)); all values must be finite") }
+      guard x.isFinite else {
+        throw UnmergeError(UNMERGE_E_NONFINITE, "\(name) holds \(x) at (\(i), \(j)); all values must be finite")
+      }
       return x
     }
     for j in 0..<n {
       for i in 0...j { block.g[j * n + i] = try value(gv, i, j, "g") }
-      guard block.g[j * n + j] >= 0 else { throw .range("g(\(j), \(j)) is \(block.g[j * n + j]); a squared norm must be >= 0") }
+      guard block.g[j * n + j] >= 0 else {
+        throw .range("g(\(j), \(j)) is \(block.g[j * n + j]); a squared norm must be >= 0")
+      }
       for s in 0..<t { block.c[s * n + j] = try value(cv, j, s, "c") }
     }
     for s in 0..<t {
@@ -166,7 +176,8 @@ public func unmerge_gram_get_info(
 
 private func blockIndex(_ g: Gram, _ block: Int64, _ least: Int64) throws(UnmergeError) -> Int {
   guard block >= least, block < Int64(g.blocks.count) else {
-    throw .range("block is \(block); it must be \(least < 0 ? "-1 (the sum) or " : "")an index of the gram's \(g.blocks.count) blocks")
+    throw .range(
+      "block is \(block); it must be \(least < 0 ? "-1 (the sum) or " : "")an index of the gram's \(g.blocks.count) blocks")
   }
   return Int(block)
 }
@@ -174,7 +185,8 @@ private func blockIndex(_ g: Gram, _ block: Int64, _ least: Int64) throws(Unmerg
 @_cdecl("unmerge_gram_block") @implementation
 public func unmerge_gram_block(
   _ gram: OpaquePointer?, _ block: Int64, _ module: UnsafeMutablePointer<UnsafePointer<CChar>?>?,
-  _ fold: UnsafeMutablePointer<Int64>?, _ entries: UnsafeMutablePointer<Int64>?, _ error: UnsafeMutablePointer<unmerge_error>?
+  _ fold: UnsafeMutablePointer<Int64>?, _ entries: UnsafeMutablePointer<Int64>?,
+  _ error: UnsafeMutablePointer<unmerge_error>?
 ) -> unmerge_status {
   door(error) { () throws(UnmergeError) in
     let g = try object(gram, "gram", Gram.self)
@@ -229,7 +241,9 @@ public func unmerge_gram_merge(
   }
 }
 
-private func indices(_ pointer: UnsafePointer<Int64>?, _ count: Int64, below limit: Int, _ name: String) throws(UnmergeError) -> [Int] {
+private func indices(_ pointer: UnsafePointer<Int64>?, _ count: Int64, below limit: Int, _ name: String) throws(UnmergeError)
+  -> [Int]
+{
   guard let pointer else { return Array(0..<limit) }
   try check(count, "n_\(name)", 0...Int64(limit), "between 0 and \(limit)")
   var result: [Int] = []

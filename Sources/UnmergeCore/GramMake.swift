@@ -7,7 +7,7 @@ struct GramPlan: Sendable {
   var onDemand = false
   var oneBlock = false
   var folds = Folds(count: 1, seed: 0)
-  var accuracy = 1e-6
+  var accuracy = 1e-5
   var mask: Mask?
 }
 
@@ -24,6 +24,37 @@ private func suitsFast(_ a: Columns) -> Bool {
         if case .dense(let values, let base, _)? = $0 { values.type == .f32 && base == nil } else { true }
       }
   }
+}
+
+/// Whether float32 panels hold the data exactly, so that only the sums need double.
+private func fitsFloat(_ a: Columns) -> Bool {
+  a.modules.allSatisfy { m in
+    m.matrix?.type != .f64
+      && m.pieces.allSatisfy {
+        if case .lora? = $0 { return false }
+        guard case .dense(let values, let base, let scale)? = $0 else { return true }
+        return values.type != .f64 && base == nil && scale == 1
+      }
+  }
+}
+
+/// One pass in a precision. Where the data fits float32, exact sums of few columns, or of first quantities, are had from
+/// float32 panels.
+private func sumsOf(
+  _ a: Columns, _ y: Columns, _ plan: GramPlan, _ precision: Precision, _ request: Request, _ watch: Watch, pass: Int
+) throws(UnmergeError) -> [BlockSums] {
+  var isWide = false
+  if precision == .exact, fitsFloat(a), fitsFloat(y) {
+    switch request {
+    case .complete: isWide = a.count <= fewColumns && a.modules.allSatisfy { $0.isFull(a.count) }
+    case .first: isWide = true
+    case .columns: break
+    }
+  }
+  return precision == .fast || isWide
+    ? try GramPass<Float>(a, y, mask: plan.mask, folds: plan.folds, oneBlock: plan.oneBlock, isWide: isWide).run(
+      request, watch, pass: pass)
+    : try GramPass<Double>(a, y, mask: plan.mask, folds: plan.folds, oneBlock: plan.oneBlock).run(request, watch, pass: pass)
 }
 
 /// Rounding of float32 panels averages out as 1/√p: about 1e-8 at a million rows, but 1e-7 at ten thousand, where the fast
@@ -67,12 +98,10 @@ func makeGram(_ a: Columns, _ y: Columns, _ plan: GramPlan, _ watch: Watch) thro
 }
 
 private func completeGram(
-  _ a: Columns, _ y: Columns, _ plan: GramPlan, _ precision: Precision, _ watch: Watch, pass: Int, _ diagonalError: inout Double
+  _ a: Columns, _ y: Columns, _ plan: GramPlan, _ precision: Precision, _ watch: Watch, pass: Int,
+  _ diagonalError: inout Double
 ) throws(UnmergeError) -> Gram {
-  let sums =
-    precision == .fast
-    ? try GramPass<Float>(a, y, mask: plan.mask, folds: plan.folds, oneBlock: plan.oneBlock).run(.complete, watch, pass: pass)
-    : try GramPass<Double>(a, y, mask: plan.mask, folds: plan.folds, oneBlock: plan.oneBlock).run(.complete, watch, pass: pass)
+  let sums = try sumsOf(a, y, plan, precision, .complete, watch, pass: pass)
   if precision == .fast { diagonalError = sums.reduce(0) { max($0, $1.sums.settleDiagonal()) } }
   return try Gram(
     atoms: a.count, targets: y.count, blocks: try blocks(sums, a, plan), precision: precision, passes: pass)
@@ -91,18 +120,18 @@ private func blocks(_ sums: [BlockSums], _ a: Columns, _ plan: GramPlan) throws(
 private func lazyGram(
   _ a: Columns, _ y: Columns, _ plan: GramPlan, _ precision: Precision, _ watch: Watch, pass: Int
 ) throws(UnmergeError) -> Gram {
-  let sums =
-    precision == .fast
-    ? try GramPass<Float>(a, y, mask: plan.mask, folds: plan.folds, oneBlock: plan.oneBlock).run(.first, watch, pass: pass)
-    : try GramPass<Double>(a, y, mask: plan.mask, folds: plan.folds, oneBlock: plan.oneBlock).run(.first, watch, pass: pass)
+  let sums = try sumsOf(a, y, plan, precision, .first, watch, pass: pass)
   let total = try Sums(a.count, y.count, .first)
   for s in sums { total.add(s.sums) }
-  let source = DataColumns(a: a, plan: plan, precision: precision, squares: try allocating { () throws(OutOfMemory) in
-    try total.squares.copy()
-  })
+  let source = DataColumns(
+    a: a, plan: plan, precision: precision,
+    squares: try allocating { () throws(OutOfMemory) in
+      try total.squares.copy()
+    })
   for j in 0..<a.count { total.squares[j] = total.squares[j].squareRoot() }
   return try Gram(
-    atoms: a.count, targets: y.count, entries: sums.reduce(0) { saturatingSum($0, $1.entries) }, blocks: try blocks(sums, a, plan),
+    atoms: a.count, targets: y.count, entries: sums.reduce(0) { saturatingSum($0, $1.entries) },
+    blocks: try blocks(sums, a, plan),
     norms: total.squares, c: total.c, yy: total.yy, precision: precision, passes: pass, complete: nil, source: source)
 }
 
@@ -130,10 +159,9 @@ private struct DataColumns: ColumnSource {
   private func read(
     _ columns: [Int], _ request: Request, _ precision: Precision, _ none: Columns, _ watch: Watch
   ) throws(UnmergeError) -> Buffer<Double> {
-    let sums =
-      precision == .fast
-      ? try GramPass<Float>(a, none, mask: plan.mask, folds: plan.folds, oneBlock: true).run(request, watch, pass: 2)
-      : try GramPass<Double>(a, none, mask: plan.mask, folds: plan.folds, oneBlock: true).run(request, watch, pass: 2)
+    var oneBlock = plan
+    oneBlock.oneBlock = true
+    let sums = try sumsOf(a, none, oneBlock, precision, request, watch, pass: 2)
     guard let g = sums.first?.sums.g else { return try allocate(a.count * columns.count) }
     guard case .complete = request else { return g }
     let picked: Buffer<Double> = try allocate(a.count * columns.count)

@@ -28,10 +28,11 @@ struct GramPass<T: Real>: Sendable {
   let mask: Mask?
   let folds: Folds
   let oneBlock: Bool
+  let isWide: Bool
   /// Entries of a task: enough for a thread to be worth waking, and no more than bounds the wait at the end of a wave.
   private static func taskEntries(_ layout: Layout) -> Int { layout.factors.isEmpty ? 1 << 16 : 1 << 20 }
 
-  init(_ a: Columns, _ y: Columns, mask: Mask?, folds: Folds, oneBlock: Bool) {
+  init(_ a: Columns, _ y: Columns, mask: Mask?, folds: Folds, oneBlock: Bool, isWide: Bool = false) {
     n = a.count
     targets = y.count
     let targetCount = y.count
@@ -40,6 +41,7 @@ struct GramPass<T: Real>: Sendable {
     self.mask = mask
     self.folds = folds
     self.oneBlock = oneBlock
+    self.isWide = isWide
   }
 
   private func plan() -> (tasks: TaskList<Work>, blocks: [(module: Int, fold: Int)]) {
@@ -129,7 +131,7 @@ private final class PassSlot<T: Real>: @unchecked Sendable {
   init(_ pass: GramPass<T>, _ request: Request) throws(UnmergeError) {
     self.pass = pass
     sums = try Sums(pass.n, pass.targets, request)
-    kernel = try PanelKernel(atoms: pass.n, targets: pass.targets, request)
+    kernel = try PanelKernel(atoms: pass.n, targets: pass.targets, request, isWide: pass.isWide)
     x = try allocate(0)
     y = try allocate(0)
     b = try allocate(0)
@@ -149,7 +151,8 @@ private final class PassSlot<T: Real>: @unchecked Sendable {
     let atoms = layout.isFull ? nil : dense.prefix(nd).map(\.column)
     let targets = dense.dropFirst(nd).map { $0.column - pass.n }
     // A matrix that BLAS can read where it lies is not copied.
-    let direct = pick == nil && !kernel.wantsPanel ? layout.matrix?.inPlace(T.self) : nil
+    var direct = pick == nil ? layout.matrix?.inPlace(T.self) : nil
+    if direct?.rowMajor == true, kernel.isSmall || kernel.isWide { direct = nil }
     var limit = layout.tileEntries
     // Long columns keep the memory's prefetcher going; a single target stays in cache beside them.
     if case .first = kernel.request, direct != nil, targets.count == 1, direct?.rowMajor == false { limit *= 8 }
@@ -162,7 +165,9 @@ private final class PassSlot<T: Real>: @unchecked Sendable {
       if let direct {
         let first = tile.runs[0].lowerBound
         let p = direct.pointer + (direct.rowMajor ? first * direct.leading : first)
-        kernel.add(p, lead: direct.leading, rowMajor: direct.rowMajor, atoms: nil, y.pointer, leadY: k, targets: targets, rows: k, to: sums)
+        kernel.add(
+          p, lead: direct.leading, rowMajor: direct.rowMajor, atoms: nil, y.pointer, leadY: k, targets: targets, rows: k,
+          to: sums)
       } else {
         try grow(&x, max(k, 1), by: nd)
         for (s, d) in dense[..<nd].enumerated() { d.load(tile, x.pointer + s * k) }
@@ -170,7 +175,8 @@ private final class PassSlot<T: Real>: @unchecked Sendable {
         while start < k {
           let rows = min(panelEntries, k - start)
           kernel.add(
-            x.pointer + start, lead: k, rowMajor: false, atoms: atoms, y.pointer + start, leadY: k, targets: targets, rows: rows,
+            x.pointer + start, lead: k, rowMajor: false, atoms: atoms, y.pointer + start, leadY: k, targets: targets,
+            rows: rows,
             to: sums)
           start += rows
         }
@@ -254,7 +260,8 @@ private final class PassSlot<T: Real>: @unchecked Sendable {
         if let p = place[f.column] { masked?.value.load(f, chosen.pointer, k, cols: layout.cols, p) }
       }
       kernel.add(
-        x.pointer, lead: panelEntries, rowMajor: false, atoms: atoms.count == pass.n ? nil : atoms, y.pointer, leadY: panelEntries,
+        x.pointer, lead: panelEntries, rowMajor: false, atoms: atoms.count == pass.n ? nil : atoms, y.pointer,
+        leadY: panelEntries,
         targets: targets, rows: k, to: sums)
       if let stop = meter.advance(k) { throw stop }
     }

@@ -43,10 +43,14 @@ struct MaskedFactors<T: Real> {
     at = try allocate(try product(layout.cols, rank, "the stacked factors"))
     for f in factors where f.rank > 0 {
       for i in 0..<layout.rows {
-        T.load(b.pointer + i * rank + f.offset, f.b.address(i, 0), f.b.type, stride: f.b.columnStride, count: f.rank, scale: f.scale, add: false)
+        T.load(
+          b.pointer + i * rank + f.offset, f.b.address(i, 0), f.b.type, stride: f.b.columnStride, count: f.rank,
+          scale: f.scale, add: false)
       }
       for j in 0..<layout.cols {
-        T.load(at.pointer + j * rank + f.offset, f.a.address(0, j), f.a.type, stride: f.a.rowStride, count: f.rank, scale: 1, add: false)
+        T.load(
+          at.pointer + j * rank + f.offset, f.a.address(0, j), f.a.type, stride: f.a.rowStride, count: f.rank, scale: 1,
+          add: false)
       }
     }
   }
@@ -154,7 +158,8 @@ package func makeMask(_ a: Columns, perModule: (Int) -> Int, _ watch: Watch) thr
     let magnitude = try magnitudes(layout, meter)
     for i in 0..<magnitude.count where !magnitude[i].isFinite {
       for j in 0..<a.count { if let error = nonfinite(a, j, "atom") { throw error } }
-      throw UnmergeError(UNMERGE_E_NONFINITE, "module '\(m.name)' has an entry that overflows in double; scale its atoms down")
+      throw UnmergeError(
+        UNMERGE_E_NONFINITE, "module '\(m.name)' has an entry that overflows in double; scale its atoms down")
     }
     let indices = try largest(perModule(m.entries), magnitude)
     kept.append(Mask.Kept(name: m.name, rows: m.rows, cols: m.cols, indices: indices))
@@ -174,7 +179,8 @@ extension unmerge_mask_options: Growable {
 }
 
 @_cdecl("unmerge_mask_options_init") @implementation
-public func unmerge_mask_options_init(_ options: UnsafeMutablePointer<unmerge_mask_options>?, _ size: Int) -> unmerge_status {
+public func unmerge_mask_options_init(_ options: UnsafeMutablePointer<unmerge_mask_options>?, _ size: Int) -> unmerge_status
+{
   initialize(options, size)
 }
 
@@ -203,12 +209,14 @@ public func unmerge_mask_create(
 
 @_cdecl("unmerge_mask_count") @implementation
 public func unmerge_mask_count(
-  _ mask: OpaquePointer?, _ module: Int64, _ count: UnsafeMutablePointer<Int64>?, _ error: UnsafeMutablePointer<unmerge_error>?
+  _ mask: OpaquePointer?, _ module: Int64, _ count: UnsafeMutablePointer<Int64>?,
+  _ error: UnsafeMutablePointer<unmerge_error>?
 ) -> unmerge_status {
   door(error) { () throws(UnmergeError) in
     let m = try object(mask, "mask", Mask.self)
     guard let count else { throw .null("count") }
-    try check(module, "module", -1...Int64(m.modules.count) - 1, "-1 (all) or an index of the mask's \(m.modules.count) modules")
+    try check(
+      module, "module", -1...Int64(m.modules.count) - 1, "-1 (all) or an index of the mask's \(m.modules.count) modules")
     count.pointee = Int64(module < 0 ? m.total : m.modules[Int(module)].indices.count)
   }
 }
@@ -224,7 +232,9 @@ public func unmerge_mask_indices(
     try check(module, "module", 0...Int64(m.modules.count) - 1, "an index of the mask's \(m.modules.count) modules")
     let kept = m.modules[Int(module)].indices
     guard let indices else { throw .null("indices") }
-    guard capacity >= kept.count else { throw .shape("capacity is \(capacity); module \(module) keeps \(kept.count) entries") }
+    guard capacity >= kept.count else {
+      throw .shape("capacity is \(capacity); module \(module) keeps \(kept.count) entries")
+    }
     indices.update(from: kept.pointer, count: kept.count)
   }
 }

@@ -36,6 +36,11 @@ package struct Module: Sendable {
     return column < pieces.count ? pieces[column] : nil
   }
 
+  /// Every column is set here.
+  package func isFull(_ columns: Int) -> Bool {
+    matrix != nil || (pieces.count == columns && pieces.allSatisfy { $0 != nil })
+  }
+
   package var isDense: Bool { pieces.allSatisfy { $0?.isDense ?? true } }
   package var isDouble: Bool { matrix?.type == .f64 || pieces.contains { $0?.isDouble ?? false } }
 }
@@ -69,8 +74,12 @@ package final class Operator: Handle, @unchecked Sendable {
   package func addModule(_ name: String, rows: Int, cols: Int) throws(UnmergeError) -> Int {
     try lock.locked { () throws(UnmergeError) in
       let entries = try product(rows, cols, "module '\(name)'")
-      guard saturatingSum(columns.entries, entries) <= Int.max / 16 else { throw .shape("module '\(name)' makes p overflow") }
-      guard columns.modules.first?.matrix == nil else { throw .range("op was made from a matrix; modules cannot be added to it") }
+      guard saturatingSum(columns.entries, entries) <= Int.max / 16 else {
+        throw .shape("module '\(name)' makes p overflow")
+      }
+      guard columns.modules.first?.matrix == nil else {
+        throw .range("op was made from a matrix; modules cannot be added to it")
+      }
       guard moduleNames.insert(name).inserted else { throw .range("name '\(name)' is the name of another module already") }
       columns.modules.append(Module(name: name, rows: rows, cols: cols))
       return columns.modules.count - 1
@@ -79,7 +88,9 @@ package final class Operator: Handle, @unchecked Sendable {
 
   package func addColumn(_ name: String) throws(UnmergeError) -> Int {
     try lock.locked { () throws(UnmergeError) in
-      guard columns.modules.first?.matrix == nil else { throw .range("op was made from a matrix; columns cannot be added to it") }
+      guard columns.modules.first?.matrix == nil else {
+        throw .range("op was made from a matrix; columns cannot be added to it")
+      }
       guard columns.count < 1 << 20 else { throw .shape("op has \(columns.count) columns; more are not supported") }
       guard columnNames.insert(name).inserted else { throw .range("name '\(name)' is the name of another column already") }
       columns.names.append(name)
@@ -89,9 +100,14 @@ package final class Operator: Handle, @unchecked Sendable {
 
   package func set(_ piece: Piece, module: Int64, column: Int64) throws(UnmergeError) {
     try lock.locked { () throws(UnmergeError) in
-      try check(module, "module", 0...Int64(max(columns.modules.count - 1, 0)), "an index of the operator's \(columns.modules.count) modules")
-      try check(column, "column", 0...Int64(max(columns.count - 1, 0)), "an index of the operator's \(columns.count) columns")
-      guard !columns.modules.isEmpty, columns.count > 0 else { throw .range("op has no modules or no columns yet; add them first") }
+      try check(
+        module, "module", 0...Int64(max(columns.modules.count - 1, 0)),
+        "an index of the operator's \(columns.modules.count) modules")
+      try check(
+        column, "column", 0...Int64(max(columns.count - 1, 0)), "an index of the operator's \(columns.count) columns")
+      guard !columns.modules.isEmpty, columns.count > 0 else {
+        throw .range("op has no modules or no columns yet; add them first")
+      }
       let m = Int(module)
       let j = Int(column)
       guard columns.modules[m].matrix == nil else { throw .range("op was made from a matrix; its columns cannot be set") }
@@ -108,9 +124,12 @@ package final class Operator: Handle, @unchecked Sendable {
       case .lora(let b, let a, _):
         guard b.rows == rows, a.columns == cols, b.columns == a.rows else {
           throw .shape(
-            "b is \(b.rows) x \(b.columns) and a is \(a.rows) x \(a.columns); module '\(name)' needs \(rows) x r and r x \(cols)")
+            "b is \(b.rows) x \(b.columns) and a is \(a.rows) x \(a.columns); module '\(name)' needs \(rows) x r and r x \(cols)"
+          )
         }
-        guard cols <= Int(Int32.max), a.rows <= Int(Int32.max) else { throw .shape("a is \(a.rows) x \(cols), too large for factors") }
+        guard cols <= Int(Int32.max), a.rows <= Int(Int32.max) else {
+          throw .shape("a is \(a.rows) x \(cols), too large for factors")
+        }
       }
       if columns.modules[m].pieces.count <= j {
         columns.modules[m].pieces += Array(repeating: nil, count: columns.count - columns.modules[m].pieces.count)

@@ -82,28 +82,32 @@ struct Sums: Sendable {
 struct PanelKernel<T: Real>: Sendable {
   let n: Int
   let request: Request
+  /// Float panels whose values are exact and whose products are summed in double.
+  let isWide: Bool
   private let product: Buffer<T>
   private let picked: Buffer<T>
 
-  init(atoms: Int, targets: Int, _ request: Request) throws(UnmergeError) {
+  init(atoms: Int, targets: Int, _ request: Request, isWide: Bool = false) throws(UnmergeError) {
     n = atoms
     self.request = request
+    self.isWide = isWide
     product = try allocate(max(try UnmergeCore.product(atoms, max(request.width(atoms), targets), "a panel's product"), 1))
     if case .columns(let columns) = request {
       picked = try allocate(try UnmergeCore.product(panelEntries, columns.count, "a panel"))
     } else {
-      picked = try allocate(1)
+      picked = try allocate(panelEntries)
     }
   }
 
-  /// X is wanted as a column-major double panel even where BLAS could read it in place.
-  var wantsPanel: Bool {
-    if case .complete = request { T.self == Double.self && n <= fewColumns } else { false }
+  /// Sums go through the kernel for few columns; X is then wanted column-major.
+  var isSmall: Bool {
+    if case .complete = request { n <= fewColumns && (isWide || T.self == Double.self) } else { false }
   }
 
   /// `atoms` are the atoms X holds (nil: all, in order), `targets` the targets Y holds; k ≤ panelEntries (`.first`: any).
   func add(
-    _ x: UnsafePointer<T>, lead: Int, rowMajor: Bool, atoms: [Int]?, _ y: UnsafePointer<T>, leadY: Int, targets: [Int], rows k: Int,
+    _ x: UnsafePointer<T>, lead: Int, rowMajor: Bool, atoms: [Int]?, _ y: UnsafePointer<T>, leadY: Int, targets: [Int],
+    rows k: Int,
     to sums: Sums
   ) {
     let m = atoms?.count ?? n
@@ -112,30 +116,43 @@ struct PanelKernel<T: Real>: Sendable {
     guard m > 0 else { return }
     switch request {
     case .complete:
-      if wantsPanel, atoms == nil {
-        let doubles = UnsafeRawPointer(x).assumingMemoryBound(to: Double.self)  // wantsPanel: T is Double
-        accumulateSmallGram(sums.g.pointer, doubles, lead: lead, rows: k, columns: n)
-      } else {
-        T.syrk(m, k, x, lead, rowMajor: rowMajor, product.pointer, m)
-        for j in 0..<m {
-          let column = product.pointer + j * m
-          if let atoms {
-            for i in 0...j { sums.g[atoms[j] * n + atoms[i]] += Double(column[i]) }
-          } else {
-            T.accumulate(sums.g.pointer + j * n, column, j + 1)
-          }
+      if isSmall, atoms == nil {
+        T.smallGram(sums.g.pointer, x, lead: lead, rows: k, columns: n)
+        for (s, t) in targets.enumerated() {
+          for j in 0..<n { sums.c[t * n + j] += T.dot(x + j * lead, y + s * leadY, k) }
         }
-        // In float32 the diagonal once more in double: it shows what rounding did to the rest.
-        if T.self == Float.self { addSquares(x, lead, rowMajor, atoms, m, k, sums) }
+        return
       }
+      T.syrk(m, k, x, lead, rowMajor: rowMajor, product.pointer, m)
+      for j in 0..<m {
+        let column = product.pointer + j * m
+        if let atoms {
+          for i in 0...j { sums.g[atoms[j] * n + atoms[i]] += Double(column[i]) }
+        } else {
+          T.accumulate(sums.g.pointer + j * n, column, j + 1)
+        }
+      }
+      // In float32 the diagonal once more in double: it shows what rounding did to the rest.
+      if T.self == Float.self { addSquares(x, lead, rowMajor, atoms, m, k, sums) }
       correlate(x, lead, rowMajor, atoms, m, y, leadY, targets, k, sums)
     case .first:
-      if targets.count == 1, !rowMajor {
+      if isWide {
+        for j in 0..<m {
+          let a = atoms?[j] ?? j
+          for i in stride(from: 0, to: k, by: panelEntries) {
+            let rows = min(panelEntries, k - i)
+            let column = x + j * lead + i
+            for (s, t) in targets.enumerated() { sums.c[t * n + a] += T.dot(column, y + s * leadY + i, rows) }
+            sums.squares[a] += T.squares(column, rows)
+          }
+        }
+      } else if targets.count == 1, !rowMajor {
         let t = targets[0]
         for j in 0..<m {
           let a = atoms?[j] ?? j
           for i in stride(from: 0, to: k, by: panelEntries) {
-            T.dotNorm(x + j * lead + i, y + i, min(panelEntries, k - i), sums.c.pointer + t * n + a, sums.squares.pointer + a)
+            T.dotNorm(
+              x + j * lead + i, y + i, min(panelEntries, k - i), sums.c.pointer + t * n + a, sums.squares.pointer + a)
           }
         }
       } else {
@@ -176,9 +193,9 @@ struct PanelKernel<T: Real>: Sendable {
     for j in 0..<m {
       let a = atoms?[j] ?? j
       if rowMajor {
-        var sum = 0.0
-        for i in 0..<k { sum += Double(x[i * lead + j]) * Double(x[i * lead + j]) }
-        sums.squares[a] += sum
+        // In the order T.squares takes, so that the layout does not reach the last bit.
+        for i in 0..<k { picked[i] = x[i * lead + j] }
+        sums.squares[a] += T.squares(picked.pointer, k)
       } else {
         sums.squares[a] += T.squares(x + j * lead, k)
       }

@@ -125,7 +125,9 @@ private final class ResidualSlot: @unchecked Sendable {
     for t in 0..<targets { for (s, j) in atoms.enumerated() { sums.correlation[t * n + j] += correlations[t * m + s] } }
   }
 
-  func addRows(_ layout: Layout, _ m: Int, _ rows: Range<Int>, _ w: UnsafePointer<Double>, _ meter: PassMeter) throws(UnmergeError) {
+  func addRows(_ layout: Layout, _ m: Int, _ rows: Range<Int>, _ w: UnsafePointer<Double>, _ meter: PassMeter)
+    throws(UnmergeError)
+  {
     let atoms = layout.dense.prefix(layout.denseAtoms).map(\.column)
     if !layout.factors.isEmpty, stack?.module != m { stack = (m, try FactorStack(layout)) }
     let stack = layout.factors.isEmpty ? nil : self.stack?.value
@@ -183,7 +185,8 @@ private final class ResidualSlot: @unchecked Sendable {
       let bb: Buffer<Double> = try allocate(f.rank * f.rank)
       let part: Buffer<Double> = try allocate(f.rank * f.rank)
       let rows: Buffer<Double> = try allocate(try product(panelEntries, stack.rank, "a tile of factors"))
-      Double.syrk(f.rank, stack.cols, stack.a.pointer + f.offset * stack.cols, max(stack.cols, 1), rowMajor: false, aa.pointer, f.rank)
+      Double.syrk(
+        f.rank, stack.cols, stack.a.pointer + f.offset * stack.cols, max(stack.cols, 1), rowMajor: false, aa.pointer, f.rank)
       for tile in Tiling(rows: 0..<layout.rows, cols: 1, entries: panelEntries) {
         stack.loadB(tile.runs, rows.pointer)
         Double.syrk(f.rank, tile.rows, rows.pointer + f.offset, stack.rank, rowMajor: true, part.pointer, f.rank)

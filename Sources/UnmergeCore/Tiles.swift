@@ -59,7 +59,7 @@ struct Layout: Sendable {
 
 /// Rows that go through one BLAS call in float32 before they are summed in double: more is faster by a few per cent and
 /// less exact by √.
-let panelEntries = 1024
+let panelEntries = 512
 
 /// A rectangle of a module: rows (as runs, because folds pick rows) × a range of columns.
 struct Tile {
@@ -169,7 +169,8 @@ extension Dense {
         T.load(d, first, v.type, stride: v.columnStride, count: rows.count * width, scale: scale, add: add)
       } else {
         for i in 0..<rows.count {
-          T.load(d + i * width, first + i * v.rowStride, v.type, stride: v.columnStride, count: width, scale: scale, add: add)
+          T.load(
+            d + i * width, first + i * v.rowStride, v.type, stride: v.columnStride, count: width, scale: scale, add: add)
         }
       }
     }
@@ -201,7 +202,9 @@ struct FactorStack<T: Real> {
     a = try allocate(try product(rank, cols, "the stacked factors"))
     for f in factors {
       for q in 0..<f.rank {
-        T.load(a.pointer + (f.offset + q) * cols, f.a.address(q, 0), f.a.type, stride: f.a.columnStride, count: cols, scale: 1, add: false)
+        T.load(
+          a.pointer + (f.offset + q) * cols, f.a.address(q, 0), f.a.type, stride: f.a.columnStride, count: cols, scale: 1,
+          add: false)
       }
     }
   }
@@ -227,7 +230,8 @@ struct FactorStack<T: Real> {
       return
     }
     T.gemm(
-      false, false, width, tile.rows, f.rank, 1, a.pointer + f.offset * cols + tile.cols.lowerBound, cols, b + f.offset, rank, 0,
+      false, false, width, tile.rows, f.rank, 1, a.pointer + f.offset * cols + tile.cols.lowerBound, cols, b + f.offset,
+      rank, 0,
       destination, width)
   }
 

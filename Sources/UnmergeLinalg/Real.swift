@@ -30,6 +30,13 @@ package protocol Real: BinaryFloatingPoint, BitwiseCopyable, Sendable {
     _ x: UnsafePointer<Self>, _ y: UnsafePointer<Self>, _ count: Int, _ xy: UnsafeMutablePointer<Double>,
     _ xx: UnsafeMutablePointer<Double>)
 
+  /// Σ x·y, summed in double.
+  static func dot(_ x: UnsafePointer<Self>, _ y: UnsafePointer<Self>, _ count: Int) -> Double
+
+  /// Upper triangle of g += XᵀX for few columns, summed in double; column-major, X k×n with its columns `lead` apart.
+  static func smallGram(
+    _ g: UnsafeMutablePointer<Double>, _ x: UnsafePointer<Self>, lead: Int, rows k: Int, columns n: Int)
+
   /// Σ x², summed in double.
   static func squares(_ x: UnsafePointer<Self>, _ count: Int) -> Double
 
@@ -85,6 +92,16 @@ extension Float: Real {
   }
 
   package static func squares(_ x: UnsafePointer<Float>, _ count: Int) -> Double { ck_squares_f32(x, count) }
+
+  package static func dot(_ x: UnsafePointer<Float>, _ y: UnsafePointer<Float>, _ count: Int) -> Double {
+    ck_dot_f32(x, y, count)
+  }
+
+  package static func smallGram(
+    _ g: UnsafeMutablePointer<Double>, _ x: UnsafePointer<Float>, lead: Int, rows k: Int, columns n: Int
+  ) {
+    ck_small_gram_f32(g, x, lead, k, n)
+  }
 }
 
 extension Double: Real {
@@ -132,11 +149,14 @@ extension Double: Real {
   }
 
   package static func squares(_ x: UnsafePointer<Double>, _ count: Int) -> Double { ck_squares_f64(x, count) }
-}
 
-/// Upper triangle of g += XᵀX for few columns, column-major, X k×n with its columns `lead` apart.
-package func accumulateSmallGram(
-  _ g: UnsafeMutablePointer<Double>, _ x: UnsafePointer<Double>, lead: Int, rows k: Int, columns n: Int
-) {
-  ck_small_gram(g, x, lead, k, n)
+  package static func dot(_ x: UnsafePointer<Double>, _ y: UnsafePointer<Double>, _ count: Int) -> Double {
+    ck_dot_f64(x, y, count)
+  }
+
+  package static func smallGram(
+    _ g: UnsafeMutablePointer<Double>, _ x: UnsafePointer<Double>, lead: Int, rows k: Int, columns n: Int
+  ) {
+    ck_small_gram_f64(g, x, lead, k, n)
+  }
 }

@@ -66,7 +66,9 @@ package struct View: @unchecked Sendable {
     guard type == T.elementType, UInt(bitPattern: base) % UInt(size) == 0 else { return nil }
     let p = base.assumingMemoryBound(to: T.self)
     func fits(_ stride: Int, _ least: Int) -> Int? {
-      guard stride > 0, stride % size == 0, stride / size >= max(least, 1), stride / size <= Int(Int32.max) else { return nil }
+      guard stride > 0, stride % size == 0, stride / size >= max(least, 1), stride / size <= Int(Int32.max) else {
+        return nil
+      }
       return stride / size
     }
     if rowStride == size || rows == 1 {

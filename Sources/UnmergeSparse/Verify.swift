@@ -88,7 +88,8 @@ private struct Streamed {
     if rss <= 4 * roundoff * roundoff * Double(max(summary.entries, 1)) { end.flags |= UNMERGE_FLAG_FULLY_EXPLAINED }
     var nonzeros = 0
     for j in 0..<problem.n where v[j] != 0 { nonzeros += 1 }
-    let reached = certificate.gap.isNaN ? certificate.violation <= max(watch.tol, 1e-8) : certificate.relativeGap <= watch.tol
+    let reached =
+      certificate.gap.isNaN ? certificate.violation <= max(watch.tol, 1e-8) : certificate.relativeGap <= watch.tol
     end.outcome = reached ? UNMERGE_CONVERGED : UNMERGE_STALLED
     var r = UnmergeSparse.report(end, summary, target: t, nonzeros: nonzeros, watch)
     r.streamed = 1

@@ -67,7 +67,9 @@ struct Random {
         factor.remove(at: at)
         present.remove(at: at)
       } else {
-        let added = gram.withUnsafeBufferPointer { factor.append(j, column: $0.baseAddress! + j * n, diagonal: gram[j * n + j]) }
+        let added = gram.withUnsafeBufferPointer {
+          factor.append(j, column: $0.baseAddress! + j * n, diagonal: gram[j * n + j])
+        }
         #expect(added)
         present.append(j)
       }
@@ -82,6 +84,35 @@ struct Random {
         #expect(abs(product - b[r]) < 1e-10)
       }
     }
+  }
+
+  @Test(arguments: 1...17) func theSmallGramKernelEqualsItsNaiveTwin(n: Int) {
+    var random = Random(UInt64(n))
+    let k = 37
+    let lead = 41
+    let x = (0..<(n * lead)).map { _ in random.next() }
+    var g = [Double](repeating: 1, count: n * n)
+    Double.smallGram(&g, x, lead: lead, rows: k, columns: n)
+    for j in 0..<n {
+      for i in 0..<n {
+        let sum = (0..<k).reduce(1.0) { $0 + x[i * lead + $1] * x[j * lead + $1] }
+        #expect(i <= j ? abs(g[j * n + i] - sum) < 1e-13 : g[j * n + i] == 1)
+      }
+    }
+    // float32 values give the same bits through either kernel.
+    let narrow = x.map { Float($0) }
+    let wide = narrow.map { Double($0) }
+    var (a, b) = ([Double](repeating: 0, count: n * n), [Double](repeating: 0, count: n * n))
+    Float.smallGram(&a, narrow, lead: lead, rows: k, columns: n)
+    Double.smallGram(&b, wide, lead: lead, rows: k, columns: n)
+    #expect(a == b)
+    #expect(Float.dot(narrow, narrow, lead) == Double.dot(wide, wide, lead))
+  }
+
+  @Test(arguments: [0, 1, 15, 16, 100]) func squaresAreSummedInDouble(count: Int) {
+    // 2⁻¹³ + 1 squared needs 27 bits: float32 would lose the last ones.
+    let x = [Float](repeating: 1 + 0x1p-13, count: count)
+    #expect(Float.squares(x, count) == Double(count) * (1 + 0x1p-12 + 0x1p-26))
   }
 
   @Test func choleskyRefusesADependentAtomAndIsUnchanged() throws {

@@ -29,7 +29,7 @@ static void defaults(void) {
   memset(&g, 0x5a, sizeof g);
   CHECK(unmerge_gram_options_init(&g, sizeof g) == UNMERGE_OK);
   CHECK(g.struct_size == sizeof g && g.precision == UNMERGE_PRECISION_AUTO && g.columns == UNMERGE_COLUMNS_ALL);
-  CHECK(g.blocks == UNMERGE_BLOCKS_PER_MODULE && g.folds == 1 && g.accuracy == 1e-6 && g.mask == NULL);
+  CHECK(g.blocks == UNMERGE_BLOCKS_PER_MODULE && g.folds == 1 && g.accuracy == 1e-5 && g.mask == NULL);
   unmerge_dot_options d;
   memset(&d, 0x5a, sizeof d);
   CHECK(unmerge_dot_options_init(&d, sizeof d) == UNMERGE_OK && d.variant == UNMERGE_DOT_RAW && d.reserved == 0);

@@ -20,13 +20,17 @@ void ck_gather_f64(double *dst, const void *src, int dtype, ptrdiff_t row_stride
 void ck_dot_norm_f32(const float *x, const float *y, size_t n, double *xy, double *xx);
 void ck_dot_norm_f64(const double *x, const double *y, size_t n, double *xy, double *xx);
 
-// sum of x*x in double, whatever the type.
+// sum of x*y and of x*x in double, whatever the type; the order of additions does not depend on it.
+double ck_dot_f32(const float *x, const float *y, size_t n);
+double ck_dot_f64(const double *x, const double *y, size_t n);
 double ck_squares_f32(const float *x, size_t n);
 double ck_squares_f64(const double *x, size_t n);
 
 // Upper triangle of g += X'X for few columns (n x n, column-major, leading dimension n); X is k x n, columns `lead` apart.
 // BLAS packs and blocks for squares and spends its time on that when n is small; here 2 x 4 columns share their loads.
-void ck_small_gram(double *g, const double *x, size_t lead, size_t k, size_t n);
+// Summed in double; both give the same bits for the same values.
+void ck_small_gram_f64(double *g, const double *x, size_t lead, size_t k, size_t n);
+void ck_small_gram_f32(double *g, const float *x, size_t lead, size_t k, size_t n);
 
 // c[i] += a[i] for a float32 panel result.
 void ck_accumulate_f32(double *c, const float *a, size_t n);

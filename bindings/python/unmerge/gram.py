@@ -99,7 +99,7 @@ class Gram(Handle):
         columns: Columns = "all",
         blocks: Blocks = "module",
         folds: int = 1,
-        accuracy: float = 1e-6,
+        accuracy: float = 1e-5,
         mask: Mask | None = None,
         threads: int = 0,
         seed: int = 0,
@@ -118,7 +118,7 @@ class Gram(Handle):
         columns: Columns = "all",
         blocks: Blocks = "module",
         folds: int = 1,
-        accuracy: float = 1e-6,
+        accuracy: float = 1e-5,
         mask: Mask | None = None,
     ) -> None:
         options = prepared(
