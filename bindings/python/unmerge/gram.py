@@ -73,14 +73,15 @@ class Gram(Handle):
     ----------
     A : p x n array (atoms in the columns) or Operator.
     y : array of p or p x T, or Operator over the same modules.
-    precision : "exact" (double: entry error <= 5e-15 ||a_i|| ||a_j||), "fast" (float32 panels summed in double: 2e-8), or
-        "auto": exact when the data is float64 or the exact pass is cheap; else fast, and once more exact when the
-        condition estimate says that fast cannot reach ``accuracy``.
+    precision : "exact" (double: entry error <= 5e-15 ||a_i|| ||a_j||), "fast" (float32 panels summed in double: 2e-8;
+        few atoms or rows, and bf16, f16 or base-subtracted atoms, are summed exactly all the same), or "auto": exact when
+        the data is float64 or the exact pass is cheap; else fast, and once more exact when ||G^-1|| says that fast cannot
+        reach ``accuracy``.  ``Gram.precision`` tells what was done.
     columns : "all", or "on_demand": C and ||a_j|| now, columns of G in later passes when a sparse method asks for them.
         The Gram then keeps A and y alive.  Ignored where there are LoRA factors.
     blocks : "module" keeps one block per module (evidence per module, leave-one-out), "one" only the sum.
-    folds : >= 1; splits every block by a hash of ``seed``, module and row.
-    accuracy : "auto" only: the relative accuracy wanted of unpenalised coefficients.
+    folds : >= 1; splits every block by a hash of ``seed``, module name and row (of vectors: of 64 rows together).
+    accuracy : "auto" only: accuracy of least-squares coefficients, as a fraction of ||y|| / ||a_j||.
     mask : a Mask made for the same modules; None = all entries.
     threads, seed, deadline, progress : see :func:`unmerge.lasso`; a passed deadline raises ``DeadlinePassed``.
 
