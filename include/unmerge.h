@@ -225,8 +225,8 @@ typedef struct unmerge_gram unmerge_gram;
 #define UNMERGE_PRECISION_FAST 1  /* float32 panels summed in double: entry error <= 2e-8 ||a_i|| ||a_j||; computed
                                      exactly all the same where that is as cheap (few atoms or rows) or float32 cannot keep
                                      the bound (bf16, f16 or base-subtracted atoms, extreme scales, a diagonal that shows it).
-                                     Near the limit of 2^19 rows nearly parallel atoms reach 3e-8; two atoms whose product
-                                     is the same number in every row can reach 1e-6 */
+                                     Near the limit of 2^19 rows nearly parallel or nearly constant atoms reach 3e-8; two atoms
+                                     whose product is the same number in every row can reach 1e-6 */
 #define UNMERGE_PRECISION_EXACT 2 /* double: entry error <= 5e-15 ||a_i|| ||a_j|| */
 
 #define UNMERGE_COLUMNS_ALL 0

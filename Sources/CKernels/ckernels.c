@@ -183,6 +183,25 @@ DOT(ck_dot_f64, double, u_f64)
 SQUARES(ck_squares_f32, float, u_f32)
 SQUARES(ck_squares_f64, double, u_f64)
 
+#define DOT_SQUARES(name, type, alias)                                                             \
+  CLONES void name(const type *x_, const type *y_, size_t n, double *xy, double *xx) {             \
+    const alias *x = (const alias *)x_, *y = (const alias *)y_;                                    \
+    double p[16] = {0}, q[16] = {0}, s = 0, t = 0;                                                 \
+    size_t i = 0;                                                                                  \
+    for (; i + 16 <= n; i += 16)                                                                   \
+      for (int l = 0; l < 16; l++) {                                                               \
+        double v = x[i + l];                                                                       \
+        p[l] += v * y[i + l];                                                                      \
+        q[l] += v * v;                                                                             \
+      }                                                                                            \
+    for (; i < n; i++) s += (double)x[i] * y[i], t += (double)x[i] * x[i];                         \
+    for (int l = 0; l < 16; l++) s += p[l], t += q[l];                                             \
+    *xy += s;                                                                                      \
+    *xx += t;                                                                                      \
+  }
+DOT_SQUARES(ck_dot_squares_f32, float, u_f32)
+DOT_SQUARES(ck_dot_squares_f64, double, u_f64)
+
 // Four lanes are a register of AVX2, two of SSE2.
 typedef double lanes4 __attribute__((vector_size(32), aligned(8)));
 

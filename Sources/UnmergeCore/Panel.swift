@@ -132,9 +132,18 @@ struct PanelKernel<T: Real>: Sendable {
           T.accumulate(sums.g.pointer + j * n, column, j + 1)
         }
       }
-      // In float32 the diagonal once more in double: it shows what rounding did to the rest.
-      if T.self == Float.self { addSquares(x, lead, rowMajor, atoms, m, k, sums) }
-      correlate(x, lead, rowMajor, atoms, m, y, leadY, targets, k, sums)
+      if T.self == Float.self, targets.count == 1 {
+        // The diagonal once more in double, which shows what rounding did to the rest; C comes along.
+        let t = targets[0]
+        for j in 0..<m {
+          let a = atoms?[j] ?? j
+          T.dotSquares(
+            contiguous(x, j, lead, rowMajor, k), y, k, sums.c.pointer + t * n + a, sums.squares.pointer + a)
+        }
+      } else {
+        if T.self == Float.self { addSquares(x, lead, rowMajor, atoms, m, k, sums) }
+        correlate(x, lead, rowMajor, atoms, m, y, leadY, targets, k, sums)
+      }
     case .first:
       if isWide {
         for j in 0..<m {
@@ -187,18 +196,18 @@ struct PanelKernel<T: Real>: Sendable {
     }
   }
 
+  /// Column j side by side: sums then run in the same order whatever the layout.
+  private func contiguous(_ x: UnsafePointer<T>, _ j: Int, _ lead: Int, _ rowMajor: Bool, _ k: Int) -> UnsafePointer<T> {
+    guard rowMajor else { return x + j * lead }
+    for i in 0..<k { picked[i] = x[i * lead + j] }
+    return UnsafePointer(picked.pointer)
+  }
+
   private func addSquares(
     _ x: UnsafePointer<T>, _ lead: Int, _ rowMajor: Bool, _ atoms: [Int]?, _ m: Int, _ k: Int, _ sums: Sums
   ) {
     for j in 0..<m {
-      let a = atoms?[j] ?? j
-      if rowMajor {
-        // In the order T.squares takes, so that the layout does not reach the last bit.
-        for i in 0..<k { picked[i] = x[i * lead + j] }
-        sums.squares[a] += T.squares(picked.pointer, k)
-      } else {
-        sums.squares[a] += T.squares(x + j * lead, k)
-      }
+      sums.squares[atoms?[j] ?? j] += T.squares(contiguous(x, j, lead, rowMajor, k), k)
     }
   }
 

@@ -59,7 +59,7 @@ struct Layout: Sendable {
 
 /// Rows that go through one BLAS call in float32 before they are summed in double: more is faster by a few per cent and
 /// less exact by √.
-let panelEntries = 512
+let panelEntries = 1024
 
 /// A rectangle of a module: rows (as runs, because folds pick rows) × a range of columns.
 struct Tile {

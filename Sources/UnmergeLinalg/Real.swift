@@ -33,6 +33,11 @@ package protocol Real: BinaryFloatingPoint, BitwiseCopyable, Sendable {
   /// Σ x·y, summed in double.
   static func dot(_ x: UnsafePointer<Self>, _ y: UnsafePointer<Self>, _ count: Int) -> Double
 
+  /// xy += Σ x·y and xx += Σ x², summed in double, in one read of x.
+  static func dotSquares(
+    _ x: UnsafePointer<Self>, _ y: UnsafePointer<Self>, _ count: Int, _ xy: UnsafeMutablePointer<Double>,
+    _ xx: UnsafeMutablePointer<Double>)
+
   /// Upper triangle of g += XᵀX for few columns, summed in double; column-major, X k×n with its columns `lead` apart.
   static func smallGram(
     _ g: UnsafeMutablePointer<Double>, _ x: UnsafePointer<Self>, lead: Int, rows k: Int, columns n: Int)
@@ -93,6 +98,13 @@ extension Float: Real {
 
   package static func squares(_ x: UnsafePointer<Float>, _ count: Int) -> Double { ck_squares_f32(x, count) }
 
+  package static func dotSquares(
+    _ x: UnsafePointer<Float>, _ y: UnsafePointer<Float>, _ count: Int, _ xy: UnsafeMutablePointer<Double>,
+    _ xx: UnsafeMutablePointer<Double>
+  ) {
+    ck_dot_squares_f32(x, y, count, xy, xx)
+  }
+
   package static func dot(_ x: UnsafePointer<Float>, _ y: UnsafePointer<Float>, _ count: Int) -> Double {
     ck_dot_f32(x, y, count)
   }
@@ -149,6 +161,13 @@ extension Double: Real {
   }
 
   package static func squares(_ x: UnsafePointer<Double>, _ count: Int) -> Double { ck_squares_f64(x, count) }
+
+  package static func dotSquares(
+    _ x: UnsafePointer<Double>, _ y: UnsafePointer<Double>, _ count: Int, _ xy: UnsafeMutablePointer<Double>,
+    _ xx: UnsafeMutablePointer<Double>
+  ) {
+    ck_dot_squares_f64(x, y, count, xy, xx)
+  }
 
   package static func dot(_ x: UnsafePointer<Double>, _ y: UnsafePointer<Double>, _ count: Int) -> Double {
     ck_dot_f64(x, y, count)

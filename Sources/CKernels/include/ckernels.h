@@ -26,6 +26,10 @@ double ck_dot_f64(const double *x, const double *y, size_t n);
 double ck_squares_f32(const float *x, size_t n);
 double ck_squares_f64(const double *x, size_t n);
 
+// *xy += sum x*y and *xx += sum x*x in double, x read once.
+void ck_dot_squares_f32(const float *x, const float *y, size_t n, double *xy, double *xx);
+void ck_dot_squares_f64(const double *x, const double *y, size_t n, double *xy, double *xx);
+
 // Upper triangle of g += X'X for few columns (n x n, column-major, leading dimension n); X is k x n, columns `lead` apart.
 // BLAS packs and blocks for squares and spends its time on that when n is small; here 2 x 4 columns share their loads.
 // Summed in double; both give the same bits for the same values.
