@@ -12,8 +12,6 @@ void NAME(cblas_ssyrk)(int, int, int, int, int, float, const float *, int, float
 void NAME(cblas_dsyrk)(int, int, int, int, int, double, const double *, int, double, double *, int);
 void NAME(cblas_sgemm)(int, int, int, int, int, int, float, const float *, int, const float *, int, float, float *, int);
 void NAME(cblas_dgemm)(int, int, int, int, int, int, double, const double *, int, const double *, int, double, double *, int);
-void NAME(cblas_sgemv)(int, int, int, int, float, const float *, int, const float *, int, float, float *, int);
-void NAME(cblas_dgemv)(int, int, int, int, double, const double *, int, const double *, int, double, double *, int);
 void NAME(cblas_daxpy)(int, double, const double *, int, double *, int);
 double NAME(cblas_ddot)(int, const double *, int, const double *, int);
 void NAME(cblas_dtrsv)(int, int, int, int, int, const double *, int, double *, int);
@@ -40,14 +38,6 @@ void openblas_sgemm(int transa, int transb, int m, int n, int k, float alpha, co
 void openblas_dgemm(int transa, int transb, int m, int n, int k, double alpha, const double *a, int lda, const double *b,
                     int ldb, double beta, double *c, int ldc) {
   NAME(cblas_dgemm)(COLUMN_MAJOR, op(transa), op(transb), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-void openblas_sgemv(int trans, int m, int n, float alpha, const float *a, int lda, const float *x, int incx, float beta,
-                    float *y, int incy) {
-  NAME(cblas_sgemv)(COLUMN_MAJOR, op(trans), m, n, alpha, a, lda, x, incx, beta, y, incy);
-}
-void openblas_dgemv(int trans, int m, int n, double alpha, const double *a, int lda, const double *x, int incx,
-                    double beta, double *y, int incy) {
-  NAME(cblas_dgemv)(COLUMN_MAJOR, op(trans), m, n, alpha, a, lda, x, incx, beta, y, incy);
 }
 void openblas_daxpy(int n, double alpha, const double *x, int incx, double *y, int incy) {
   NAME(cblas_daxpy)(n, alpha, x, incx, y, incy);

@@ -76,11 +76,6 @@ package final class Cholesky: @unchecked Sendable {
     openblas_dtrsv(0, 0, k, r.pointer, ld, x, 1)
   }
 
-  /// x ← R⁻ᵀ x
-  package func solveTransposed(_ x: UnsafeMutablePointer<Double>) {
-    guard count > 0 else { return }
-    openblas_dtrsv(0, 1, Int32(truncatingIfNeeded: count), r.pointer, Int32(truncatingIfNeeded: capacity), x, 1)
-  }
 }
 
 /// A = RᵀR of a whole symmetric positive definite matrix by LAPACK, for many right-hand sides and a condition estimate.

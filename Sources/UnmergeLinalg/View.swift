@@ -37,16 +37,6 @@ package struct View: @unchecked Sendable {
 
   package func address(_ i: Int, _ j: Int) -> UnsafeRawPointer { base + i * rowStride + j * columnStride }
 
-  package var transposed: View {
-    View(base: base, type: type, rows: columns, columns: rows, rowStride: columnStride, columnStride: rowStride)
-  }
-
-  package func rowRange(_ range: Range<Int>) -> View {
-    View(
-      base: base + range.lowerBound * rowStride, type: type, rows: range.count, columns: columns, rowStride: rowStride,
-      columnStride: columnStride)
-  }
-
   package func column(_ j: Int) -> View {
     View(
       base: base + j * columnStride, type: type, rows: rows, columns: 1, rowStride: rowStride, columnStride: columnStride)

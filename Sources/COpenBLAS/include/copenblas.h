@@ -9,10 +9,6 @@ void openblas_sgemm(int transa, int transb, int m, int n, int k, float alpha, co
                     int ldb, float beta, float *c, int ldc);
 void openblas_dgemm(int transa, int transb, int m, int n, int k, double alpha, const double *a, int lda, const double *b,
                     int ldb, double beta, double *c, int ldc);
-void openblas_sgemv(int trans, int m, int n, float alpha, const float *a, int lda, const float *x, int incx, float beta,
-                    float *y, int incy);
-void openblas_dgemv(int trans, int m, int n, double alpha, const double *a, int lda, const double *x, int incx,
-                    double beta, double *y, int incy);
 void openblas_daxpy(int n, double alpha, const double *x, int incx, double *y, int incy);
 double openblas_ddot(int n, const double *x, int incx, const double *y, int incy);
 void openblas_dtrsv(int lower, int trans, int n, const double *a, int lda, double *x, int incx);
