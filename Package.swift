@@ -22,9 +22,11 @@ let package = Package(
     .target(name: "UnmergeLinalg", dependencies: ["COpenBLAS", "CKernels"]),
     .target(name: "UnmergeCore", dependencies: ["CUnmerge", "UnmergeLinalg"]),
     .target(name: "UnmergeSparse", dependencies: ["CUnmerge", "UnmergeCore", "UnmergeLinalg"]),
-    .target(name: "Unmerge", dependencies: ["UnmergeCore", "UnmergeSparse"]),
+    .target(name: "UnmergeMerge", dependencies: ["CUnmerge", "UnmergeCore", "UnmergeLinalg"]),
+    .target(name: "Unmerge", dependencies: ["UnmergeCore", "UnmergeSparse", "UnmergeMerge"]),
 
-    .testTarget(name: "UnmergeTests", dependencies: ["UnmergeLinalg", "UnmergeCore", "UnmergeSparse", "CUnmerge"]),
+    .testTarget(
+      name: "UnmergeTests", dependencies: ["UnmergeLinalg", "UnmergeCore", "UnmergeSparse", "UnmergeMerge", "CUnmerge"]),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -444,6 +444,120 @@ unmerge_status unmerge_refine(const unmerge_gram *gram, const unmerge_operator *
                               const unmerge_problem *problem, const unmerge_run *run, const unmerge_view *coef,
                               unmerge_report *reports, unmerge_error *error);
 
+/* ---------------------------------------------------------------- recipes and replay: what would the tool have stored?
+ *
+ * A recipe says how a merged checkpoint was made from a base b and task models t_1 .. t_k.  Replaying it gives the weights
+ * the merging tool would have stored: every operation in the tool's own arithmetic, every result rounded to `dtype`, the end
+ * to `out_dtype`.  A right recipe predicts (almost) all stored values exactly, a wrong one as many as chance does.  With
+ * task vectors d_j = t_j - b:
+ *
+ *     LINEAR            sum_j w_j t_j / sum_j w_j (with base_weight, b is one of them, the first)
+ *     TASK_ARITHMETIC   b + lambda sum_j w_j d_j
+ *     TIES              d_j loses all but its int(density p) largest entries (of p in the module; one at least); then
+ *                       b + lambda sum w_j d_j / sum w_j, entry by entry over the j whose w_j d_j has the elected sign
+ *     BREADCRUMBS       as TASK_ARITHMETIC; d_j keeps int(density p) entries below its int(gamma p) largest
+ *     BREADCRUMBS_TIES  the same with the elected sign
+ *     MODEL_STOCK       t mean(t_j) + (1 - t) b, t = k c / (1 + (k - 1) c), c the mean cosine of all pairs of d_j; k >= 2
+ *     SLERP             on the arc from the first to the second model (one atom: from b) at t; a line where |cos| > 0.9995
+ *     NUSLERP           b + the same arc between two d_j, at w_2 / (w_1 + w_2)
+ *     DARE_LINEAR       as TASK_ARITHMETIC; entries of d_j are kept with probability density, rescaled
+ *     DARE_TIES         the same with the elected sign
+ *     DELLA_LINEAR      as DARE_LINEAR with probability density + epsilon (2 r - 1), r in [0, 1] the rank in its row
+ *     DELLA             the same with the elected sign
+ *     ADAPTER_CAT       b + sum_j B_j (w_j scale_j A_j): the LoRA atoms joined to one adapter that is stored in dtype and
+ *                       then merged (PEFT's cat and merge_and_unload); task_rounding does not apply
+ *
+ * Atoms with weight 0 in a module take no part there.  An atom that is not set on a module has t_j = b.  An atom set dense
+ * as values - base with scale 1 is a stored task model; any other is a task vector, see task_rounding.  Formulas and order
+ * of operations are those of mergekit 0.1.5 and PEFT 0.21; nothing of theirs is used. */
+
+#define UNMERGE_MERGE_LINEAR 1
+#define UNMERGE_MERGE_TASK_ARITHMETIC 2
+#define UNMERGE_MERGE_TIES 3
+#define UNMERGE_MERGE_BREADCRUMBS 4
+#define UNMERGE_MERGE_BREADCRUMBS_TIES 5
+#define UNMERGE_MERGE_MODEL_STOCK 6
+#define UNMERGE_MERGE_SLERP 7
+#define UNMERGE_MERGE_NUSLERP 8
+#define UNMERGE_MERGE_DARE_LINEAR 9
+#define UNMERGE_MERGE_DARE_TIES 10
+#define UNMERGE_MERGE_DELLA_LINEAR 11
+#define UNMERGE_MERGE_DELLA 12
+#define UNMERGE_MERGE_ADAPTER_CAT 13
+
+#define UNMERGE_TASK_EXACT 0   /* d_j is the atom itself; no task model was stored */
+#define UNMERGE_TASK_STORED 1  /* t_j = b + atom in float32, rounded once to task_dtype */
+#define UNMERGE_TASK_PRODUCT 2 /* the atom is rounded to task_dtype, then the sum is */
+
+#define UNMERGE_METHOD_DEFAULT (-1)
+
+#define UNMERGE_RESCALE_NONE 0
+#define UNMERGE_RESCALE_DENSITY 1 /* kept entries divided by density */
+#define UNMERGE_RESCALE_L1 2      /* kept entries multiplied so that sum |d_j| is what it was */
+
+#define UNMERGE_CONSENSUS_SUM 1   /* the elected sign is that of sum_j w_j d_j */
+#define UNMERGE_CONSENSUS_COUNT 2 /* ... that of most w_j d_j */
+
+typedef struct unmerge_recipe {
+  size_t struct_size;
+  int32_t method;        /* UNMERGE_MERGE_...; default LINEAR */
+  int32_t dtype;         /* computed in: UNMERGE_F32, _F16, _BF16; 0 (default) = as the target is stored */
+  int32_t out_dtype;     /* stored as: the same; 0 (default) = dtype */
+  int32_t task_rounding; /* UNMERGE_TASK_...; default STORED */
+  int32_t task_dtype;    /* 0 (default) = as the base is stored */
+  int32_t normalize;     /* 1 = divide by the sum of weights, 0 = do not; UNMERGE_METHOD_DEFAULT (default) = 1 for LINEAR,
+                            TIES and DELLA, else 0; MODEL_STOCK and the arcs do not look at it */
+  int32_t rescale;       /* UNMERGE_RESCALE_... or UNMERGE_METHOD_DEFAULT (default): L1 for DARE and DELLA, else NONE */
+  int32_t consensus;     /* UNMERGE_CONSENSUS_...; default SUM */
+  const double *weights;    /* n finite doubles; required.  Atom j in module m: weights[m * weights_stride + j] */
+  int64_t weights_stride;   /* 0 (default): the same weights in all modules; else >= n */
+  const double *densities;  /* as weights, in [0, 1]; NULL (default) = density for all */
+  int64_t densities_stride;
+  double density;     /* [0, 1]; default 1 */
+  double gamma;       /* [0, 1]; default 0.01 */
+  double epsilon;     /* [0, 0.5]; default 0.15; density +- epsilon must be in (0, 1) where DELLA draws */
+  double lambda;      /* finite; default 1 */
+  double t;           /* SLERP; finite; default 0.5 */
+  double base_weight; /* LINEAR; finite; default 0: the base is not among the models */
+  int32_t stacked;    /* LINEAR: 1 = weights and products are rounded to dtype before the sum, as by mergekit before 0.1.5;
+                         0 (default) = one rounding at the end */
+  int32_t reserved;
+} unmerge_recipe;
+unmerge_status unmerge_recipe_init(unmerge_recipe *recipe, size_t size);
+
+/* The merged weights of one module as they would be stored.  base: an operator of one column over the same modules, dense
+ * with scale 1: its base is taken, or where it has none its values.  out: rows x cols, f32 or f64.  Random methods: the mean
+ * over their draws, not rounded.  UNMERGE_E_RANGE where the method cannot be formed (too few or too many atoms, weights that
+ * sum to 0; DARE_TIES and DELLA: more than 12 atoms with a density between 0 and 1). */
+unmerge_status unmerge_merge(const unmerge_operator *atoms, const unmerge_operator *base, const unmerge_recipe *recipe,
+                             const unmerge_run *run, int64_t module, const unmerge_view *out, unmerge_error *error);
+
+/* What is compared: the weights the recipe gives, as they would be stored, with the values of the target's one column (dense
+ * with a base, scale 1), entry by entry; 0 equals -0.  Among equal magnitudes at a threshold of TIES or BREADCRUMBS tools
+ * choose arbitrarily: an entry counts as equal when either choice gives it; the other numbers are of the lower index first.
+ * A module without a target has 0 entries. */
+typedef struct unmerge_replay_report {
+  size_t struct_size;
+  int64_t entries;
+  int64_t equal;      /* predicted exactly; random methods: equal to the rounded mean */
+  int64_t near;       /* at most one unit in the last place of out_dtype apart */
+  int64_t consistent; /* random methods: equal to the result of one of the 2^k keep/drop patterns of that entry; -1 when more
+                         than 12 atoms are drawn; other methods: equal.  RESCALE_L1 depends on the draw: the factors are
+                         estimated from the target first */
+  int64_t chance;     /* what coincidence gives: consistent, had every stored value been three units in the last place
+                         further from 0.  Evidence is how far consistent is above it */
+  int64_t tied;       /* of equal, those that another choice between equal magnitudes predicts */
+  double squared_difference; /* sum over the entries of (predicted - stored)^2 */
+  double largest;     /* difference, in units in the last place */
+} unmerge_replay_report;
+unmerge_status unmerge_replay_report_init(unmerge_replay_report *report, size_t size);
+
+/* reports: modules + 1 structs, the last one for all modules together; struct_size set in the first.  Cancellable; needs,
+ * beside the data, one float32 copy of the largest module per thread where magnitudes are selected, and k + 12 tiles per
+ * thread. */
+unmerge_status unmerge_replay(const unmerge_operator *atoms, const unmerge_operator *target, const unmerge_recipe *recipe,
+                              const unmerge_run *run, unmerge_replay_report *reports, unmerge_error *error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,16 +1,7 @@
 #include "ckernels.h"
+#include "clones.h"
 #include <math.h>
 #include <string.h>
-
-// Thread sanitizer and function multi-versioning do not go together (the resolver runs before the runtime is up).
-#if defined(__x86_64__) && defined(__has_feature)
-#if !__has_feature(thread_sanitizer) && !__has_feature(address_sanitizer)
-#define CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#endif
-#endif
-#ifndef CLONES
-#define CLONES
-#endif
 
 static inline float f32_of_bits(uint32_t u) {
   float f;

@@ -43,4 +43,54 @@ void ck_max_abs(double *m, const double *x, size_t n);
 
 // Relaxed atomic load of a cancel flag; NULL reads as 0.
 int32_t ck_load_flag(const int32_t *flag);
+
+// ---- replay.c: the arithmetic of merging tools. Operations in float32, results rounded to dtype (2 f32, 3 f16, 4 bf16).
+
+void ck_round(float *x, size_t n, int dtype);
+void ck_scale_round(float *x, size_t n, float scale, int dtype);                // x = x * scale
+void ck_divide_round(float *x, size_t n, float divisor, int dtype);              // x = x / divisor
+void ck_add_round(float *x, const float *y, size_t n, int dtype);               // x = x + y
+void ck_subtract_round(float *x, const float *y, size_t n, int dtype);          // x = x - y
+int ck_all_finite(const float *x, size_t n);
+
+// out = base + lambda (sum_j w_j x_j) / divisor over k vectors. Products are rounded, summed in float32, the sum is rounded.
+// consensus 0: all terms; 1: those with the sign of the sum; 2: those with the sign of most. With a consensus the divisor is
+// the rounded sum of the weights that agree (0: 1). base NULL: none.
+void ck_merge_stack(float *out, const float *const *x, const float *w, size_t k, size_t n, int consensus, int normalize,
+                    float divisor, float lambda, const float *base, int dtype);
+// out = sum_j w_j x_j / divisor: fused multiply-adds in float32, rounded once.
+void ck_merge_linear(float *out, const float *const *x, const float *w, size_t k, size_t n, float divisor, int dtype);
+// out = t mean(x) + (1 - t) base, every step rounded.
+void ck_merge_stock(float *out, const float *const *x, size_t k, size_t n, float t, const float *base, int dtype);
+// out = base + (a x + b y) / divisor; the products are rounded when inner == dtype.
+void ck_merge_arc(float *out, const float *x, const float *y, size_t n, float a, float b, float divisor, const float *base,
+                  int inner, int dtype);
+// sum of (x/dx)(y/dy), quotients and products rounded, summed in double
+double ck_dot_rounded(const float *x, const float *y, size_t n, float dx, float dy, int dtype);
+double ck_sum_abs(const float *x, size_t n);
+
+// Histograms of |x|: its upper 16 bits (65536 counters), and the lower 15 of those with given upper bits (32768).
+void ck_count_high(const float *x, size_t n, uint64_t *count);
+void ck_count_low(const float *x, size_t n, uint32_t high, uint64_t *count);
+// Zeroes what is not between low and high in magnitude; equal to low (high) stays up to index low_end (high_end). Where a
+// bound is split, its equals get `bit` in ties.
+void ck_select(float *x, size_t n, float low, int32_t low_end, float high, int32_t high_end, uint64_t *ties, uint64_t bit,
+               int split_low, int split_high);
+// rank[i] = number of smaller magnitudes (ties: lower index first) over n - 1; keys and spare are scratch of n each.
+void ck_rank_magnitudes(const float *x, size_t n, uint64_t *keys, uint64_t *spare, float *rank);
+
+// The unit in the last place of each entry, and the sum of its squares.
+void ck_spacing(float *out, const float *x, size_t n, int dtype);
+double ck_sum_spacing_squares(const float *x, size_t n, int dtype);
+// Adds to the counts of entries that are equal (0 = -0) or at most one step of dtype apart; same[i] = equal.
+void ck_compare(const float *x, const float *y, size_t n, int dtype, uint8_t *same, int64_t *equal, int64_t *near,
+                double *squares, double *largest);
+// same[i] |= x[i] == y[i]; returns how many are new.
+size_t ck_mark_equal(const float *x, const float *y, size_t n, uint8_t *same);
+
+// Where |x - y| < distance: label = value, and distance = |x - y|.
+void ck_nearer(const float *x, const float *y, size_t n, float *distance, float *label, float value);
+void ck_accumulate(float *sum, const float *x, size_t n, float scale);                          // sum += scale x
+void ck_accumulate_product(float *sum, const float *x, const float *y, size_t n, float scale);  // sum += scale x y
+void ck_multiply_affine(float *x, const float *y, size_t n, float a, float b);                  // x *= a + b y
 #endif

@@ -48,6 +48,28 @@ UNMERGE_DOT_RAW = 0
 UNMERGE_DOT_COSINE = 1
 UNMERGE_DOT_PROJECTION = 2
 UNMERGE_DOT_JOINT = 3
+UNMERGE_MERGE_LINEAR = 1
+UNMERGE_MERGE_TASK_ARITHMETIC = 2
+UNMERGE_MERGE_TIES = 3
+UNMERGE_MERGE_BREADCRUMBS = 4
+UNMERGE_MERGE_BREADCRUMBS_TIES = 5
+UNMERGE_MERGE_MODEL_STOCK = 6
+UNMERGE_MERGE_SLERP = 7
+UNMERGE_MERGE_NUSLERP = 8
+UNMERGE_MERGE_DARE_LINEAR = 9
+UNMERGE_MERGE_DARE_TIES = 10
+UNMERGE_MERGE_DELLA_LINEAR = 11
+UNMERGE_MERGE_DELLA = 12
+UNMERGE_MERGE_ADAPTER_CAT = 13
+UNMERGE_TASK_EXACT = 0
+UNMERGE_TASK_STORED = 1
+UNMERGE_TASK_PRODUCT = 2
+UNMERGE_METHOD_DEFAULT = -1
+UNMERGE_RESCALE_NONE = 0
+UNMERGE_RESCALE_DENSITY = 1
+UNMERGE_RESCALE_L1 = 2
+UNMERGE_CONSENSUS_SUM = 1
+UNMERGE_CONSENSUS_COUNT = 2
 
 
 class unmerge_error(ctypes.Structure):
@@ -344,6 +366,76 @@ class unmerge_problem(ctypes.Structure):
         ("positive", ctypes.c_int32),
         ("support_only", ctypes.c_int32),
         ("mask", ctypes.c_void_p),
+    ]
+
+
+class unmerge_recipe(ctypes.Structure):
+    struct_size: int
+    method: int
+    dtype: int
+    out_dtype: int
+    task_rounding: int
+    task_dtype: int
+    normalize: int
+    rescale: int
+    consensus: int
+    weights: Any
+    weights_stride: int
+    densities: Any
+    densities_stride: int
+    density: float
+    gamma: float
+    epsilon: float
+    lambda_: float
+    t: float
+    base_weight: float
+    stacked: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("method", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+        ("out_dtype", ctypes.c_int32),
+        ("task_rounding", ctypes.c_int32),
+        ("task_dtype", ctypes.c_int32),
+        ("normalize", ctypes.c_int32),
+        ("rescale", ctypes.c_int32),
+        ("consensus", ctypes.c_int32),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("weights_stride", ctypes.c_int64),
+        ("densities", ctypes.POINTER(ctypes.c_double)),
+        ("densities_stride", ctypes.c_int64),
+        ("density", ctypes.c_double),
+        ("gamma", ctypes.c_double),
+        ("epsilon", ctypes.c_double),
+        ("lambda_", ctypes.c_double),
+        ("t", ctypes.c_double),
+        ("base_weight", ctypes.c_double),
+        ("stacked", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_replay_report(ctypes.Structure):
+    struct_size: int
+    entries: int
+    equal: int
+    near: int
+    consistent: int
+    chance: int
+    tied: int
+    squared_difference: float
+    largest: float
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("entries", ctypes.c_int64),
+        ("equal", ctypes.c_int64),
+        ("near", ctypes.c_int64),
+        ("consistent", ctypes.c_int64),
+        ("chance", ctypes.c_int64),
+        ("tied", ctypes.c_int64),
+        ("squared_difference", ctypes.c_double),
+        ("largest", ctypes.c_double),
     ]
 
 
@@ -818,6 +910,43 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_recipe_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_recipe),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_merge": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_recipe),
+            ctypes.POINTER(unmerge_run),
+            ctypes.c_int64,
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_replay_report_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_replay_report),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_replay": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_recipe),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_replay_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
 }
 
 # name: (sizeof, {field: offsetof})
@@ -1007,6 +1136,46 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "positive": 32,
             "support_only": 36,
             "mask": 40,
+        },
+    ),
+    "unmerge_recipe": (
+        128,
+        {
+            "struct_size": 0,
+            "method": 8,
+            "dtype": 12,
+            "out_dtype": 16,
+            "task_rounding": 20,
+            "task_dtype": 24,
+            "normalize": 28,
+            "rescale": 32,
+            "consensus": 36,
+            "weights": 40,
+            "weights_stride": 48,
+            "densities": 56,
+            "densities_stride": 64,
+            "density": 72,
+            "gamma": 80,
+            "epsilon": 88,
+            "lambda": 96,
+            "t": 104,
+            "base_weight": 112,
+            "stacked": 120,
+            "reserved": 124,
+        },
+    ),
+    "unmerge_replay_report": (
+        72,
+        {
+            "struct_size": 0,
+            "entries": 8,
+            "equal": 16,
+            "near": 24,
+            "consistent": 32,
+            "chance": 40,
+            "tied": 48,
+            "squared_difference": 56,
+            "largest": 64,
         },
     ),
 }
