@@ -558,6 +558,116 @@ unmerge_status unmerge_replay_report_init(unmerge_replay_report *report, size_t 
 unmerge_status unmerge_replay(const unmerge_operator *atoms, const unmerge_operator *target, const unmerge_recipe *recipe,
                               const unmerge_run *run, unmerge_replay_report *reports, unmerge_error *error);
 
+/* ---------------------------------------------------------------- attribution: which atoms, how much, how sure, what is left
+ *
+ * The question behind all of this, answered in one call.  The target is what a merge left, merged - base, and may contain
+ * fine-tunes nobody has; the atoms are the fine-tunes one has.  For every atom: is it inside, with what weight, how sure;
+ * for the merge: by which method, with which parameters, is anything missing, and does the recipe reproduce the file.
+ *
+ * Three kinds of evidence, each with its own null distribution:
+ *  - least squares and the log-determinant fit min_w sum_m k_m log det(R_m R_m'/k_m + s_m I), R_m = D_m - sum_j w_j d_jm: the
+ *    right weights leave the residual of lowest rank.  Compared with the residual left in the row space of the same atom,
+ *    T_j = |w_j| ||d_j|| / ||R P_j||; its null comes from leaving atoms of the dictionary out and merging them;
+ *  - where entries were dropped or trimmed (DARE, TIES, DELLA, breadcrumbs), entries that one component alone has left are
+ *    exact multiples of that component: the share of entries D = rho d_j, beyond what the same atom shifted by rows gives;
+ *  - replay of the recipe found: how many stored values it predicts exactly.
+ *
+ * p-values hold for atoms that are absent; q-values are those of Benjamini and Hochberg over the dictionary. */
+
+typedef struct unmerge_attribution unmerge_attribution;
+
+/* How weights are to be read */
+#define UNMERGE_WEIGHTS_ABSOLUTE 0
+#define UNMERGE_WEIGHTS_RATIO 1      /* the merge divides by a sum of weights: only ratios can be known; they sum to 1 */
+#define UNMERGE_WEIGHTS_PER_MODULE 2 /* they differ from module to module; `weight` is their mean */
+
+/* Flags of an atom */
+#define UNMERGE_ATOM_ZERO 1        /* zero in every module that the target has */
+#define UNMERGE_ATOM_DUPLICATE 2   /* a multiple of an earlier atom: the two cannot be told apart, the earlier one answers */
+#define UNMERGE_ATOM_RELATED 4     /* cosine above 0.5 with another atom: shared history; see nearest */
+#define UNMERGE_ATOM_PARTIAL 8     /* not set on some of the target's modules */
+#define UNMERGE_ATOM_UNSEEN 16     /* sets none of the target's modules: nothing can be said about it */
+
+/* Flags of an attribution */
+#define UNMERGE_ATTRIBUTION_UNCHANGED 1   /* the target equals its base: nothing was merged */
+#define UNMERGE_ATTRIBUTION_WRONG_BASE 2  /* target - base is as large as the base's own values: not this base */
+#define UNMERGE_ATTRIBUTION_FEW_MODULES 4 /* fewer than 4 modules: standard errors are rough */
+#define UNMERGE_ATTRIBUTION_FEW_ATOMS 8   /* fewer than 4 usable atoms: the null distribution is a default, not this dictionary's */
+#define UNMERGE_ATTRIBUTION_PROVED 16     /* the recipe reproduces nearly all stored values; see equal and compared */
+
+typedef struct unmerge_attribute_options {
+  size_t struct_size;
+  double fdr;        /* (0, 1); false discovery rate at which atoms are called present; default 0.02 */
+  double confidence; /* (0, 1); of the intervals; default 0.9 */
+  int64_t rows;      /* rows of each module that are analysed, >= 16; default 512 (all where a module has fewer) */
+  int64_t bytes;     /* memory for the analysed sample; >= 1 MiB; default 400 MiB; modules are left out evenly beyond it */
+  int32_t replay;    /* 1 (default): replay the recipe found over all entries; 0: over the analysed rows only */
+  int32_t reserved;
+} unmerge_attribute_options;
+unmerge_status unmerge_attribute_options_init(unmerge_attribute_options *options, size_t size);
+
+/* atoms: n >= 1 columns, LoRA or dense; target: one column, dense with a base (a checkpoint) or LoRA (a merged adapter); same
+ * modules in the same order.  Cancellable; progress has UNMERGE_PHASE_PASS and _SOLVE. */
+unmerge_status unmerge_attribute(const unmerge_operator *atoms, const unmerge_operator *target,
+                                 const unmerge_attribute_options *options, const unmerge_run *run, unmerge_attribution **out,
+                                 unmerge_error *error);
+
+typedef struct unmerge_attributed_atom {
+  size_t struct_size;
+  int32_t present;  /* 1: called present at the false discovery rate asked for */
+  int32_t flags;    /* UNMERGE_ATOM_... */
+  double weight;    /* best estimate when present, see weights_scale; otherwise the weight least squares would give it */
+  double low, high; /* interval at the confidence asked for */
+  double p_value;   /* chance of such evidence were the atom absent */
+  double q_value;
+  double evidence;  /* T_j */
+  double share;     /* excess share of entries that are multiples of this atom alone; NaN where that does not apply */
+  double scatter;   /* standard deviation of its weight over the modules */
+  double nearest_cosine; /* largest |cosine| with another atom */
+  int64_t nearest;       /* that atom; -1 when there is none */
+} unmerge_attributed_atom;
+unmerge_status unmerge_attributed_atom_init(unmerge_attributed_atom *atom, size_t size);
+
+typedef struct unmerge_attribution_info {
+  size_t struct_size;
+  int64_t atoms, modules, entries;
+  int64_t analysed;      /* entries in the analysed sample */
+  int32_t flags;         /* UNMERGE_ATTRIBUTION_... */
+  int32_t weights_scale; /* UNMERGE_WEIGHTS_... */
+  int32_t method;        /* UNMERGE_MERGE_...; 0 = none of those known */
+  int32_t complete;      /* 1: atoms called present explain the target up to the noise of its method and storage */
+  int64_t equivalent;    /* bit set, 1 << UNMERGE_MERGE_...: methods this target cannot tell from `method` */
+  int32_t normalize;     /* as in unmerge_recipe */
+  int32_t has_recipe;    /* 1: unmerge_attribution_recipe has one; 0: only the kind of method is known */
+  double density;        /* NaN where the method has none */
+  double lambda;
+  double unexplained;    /* share of ||target||^2 that is neither explained nor rounding, in [0, 1] */
+  double noise;          /* share of ||target||^2 that storage and method predict as noise */
+  double missing;        /* evidence that something is missing, larger = more: residual over what was predicted */
+  double condition;      /* of the unit-diagonal Gram of the atoms */
+  int64_t equal, compared; /* stored values the recipe predicts exactly (random methods: is consistent with), of how many */
+  double chance;         /* share of values that coincidence predicts */
+  double seconds;
+} unmerge_attribution_info;
+unmerge_status unmerge_attribution_info_init(unmerge_attribution_info *info, size_t size);
+unmerge_status unmerge_attribution_get_info(const unmerge_attribution *attribution, unmerge_attribution_info *info,
+                                            unmerge_error *error);
+
+/* n structs, struct_size set in the first. */
+unmerge_status unmerge_attribution_atoms(const unmerge_attribution *attribution, unmerge_attributed_atom *atoms,
+                                         unmerge_error *error);
+
+/* Per module, as doubles: weights n x M (least squares, module by module; NaN where the module was not analysed), and M
+ * numbers: the share of ||target||^2 there that is left unexplained.  Each may be NULL. */
+unmerge_status unmerge_attribution_modules(const unmerge_attribution *attribution, const unmerge_view *weights,
+                                           double *unexplained, unmerge_error *error);
+
+/* The recipe found, ready for unmerge_merge and unmerge_replay; recipe->weights points into the attribution and lives as long. */
+unmerge_status unmerge_attribution_recipe(const unmerge_attribution *attribution, unmerge_recipe *recipe,
+                                          unmerge_error *error);
+const char *unmerge_merge_name(int32_t method); /* "task_arithmetic", ...; "unknown" for 0; never NULL */
+void unmerge_attribution_destroy(unmerge_attribution *attribution);
+
 #ifdef __cplusplus
 }
 #endif

@@ -19,6 +19,11 @@ void NAME(cblas_dtrsm)(int, int, int, int, int, int, int, double, const double *
 void NAME(dpotrf_)(const char *, const int *, double *, const int *, int *, unsigned long);
 void NAME(dpocon_)(const char *, const int *, const double *, const int *, const double *, double *, double *, int *, int *,
                    unsigned long);
+void NAME(cblas_dsyr2k)(int, int, int, int, int, double, const double *, int, const double *, int, double, double *, int);
+void NAME(dpotri_)(const char *, const int *, double *, const int *, int *, unsigned long);
+void NAME(dsyevr_)(const char *, const char *, const char *, const int *, double *, const int *, const double *,
+                   const double *, const int *, const int *, const double *, int *, double *, double *, const int *, int *,
+                   double *, const int *, int *, const int *, int *, unsigned long, unsigned long, unsigned long);
 int NAME(openblas_get_num_threads)(void);
 void NAME(openblas_set_num_threads)(int);
 char *NAME(openblas_get_config)(void);
@@ -59,6 +64,23 @@ int openblas_dpotrf_upper(int n, double *a, int lda) {
 int openblas_dpocon_upper(int n, const double *a, int lda, double anorm, double *rcond, double *work, int *iwork) {
   int info = 0;
   NAME(dpocon_)("U", &n, a, &lda, &anorm, rcond, work, iwork, &info, 1);
+  return info;
+}
+void openblas_dsyr2k(int n, int k, double alpha, const double *a, int lda, const double *b, int ldb, double beta, double *c,
+                     int ldc) {
+  NAME(cblas_dsyr2k)(COLUMN_MAJOR, UPPER, NO_TRANS, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+int openblas_dpotri_upper(int n, double *a, int lda) {
+  int info = 0;
+  NAME(dpotri_)("U", &n, a, &lda, &info, 1);
+  return info;
+}
+int openblas_dsyevr_upper(int vectors, int n, double *a, int lda, int first, int last, double *w, double *z, int ldz,
+                          int *support, double *work, int lwork, int *iwork, int liwork) {
+  int info = 0, found = 0;
+  double zero = 0;
+  NAME(dsyevr_)(vectors ? "V" : "N", "I", "U", &n, a, &lda, &zero, &zero, &first, &last, &zero, &found, w, z, &ldz, support,
+                work, &lwork, iwork, &liwork, &info, 1, 1, 1);
   return info;
 }
 int openblas_threads_get(void) { return NAME(openblas_get_num_threads)(); }

@@ -90,6 +90,11 @@ package enum Threads {
   }
 }
 
+private func naturalLogarithm(_ x: Double) -> Double { log(x) }
+private func exponential(_ x: Double) -> Double { exp(x) }
+private func complementaryError(_ x: Double) -> Double { erfc(x) }
+private func power(_ x: Double, _ y: Double) -> Double { pow(x, y) }
+
 package enum Platform {
   /// Seconds on a clock that never goes back.
   package static func now() -> Double {
@@ -103,6 +108,12 @@ package enum Platform {
   package static func flag(_ p: UnsafePointer<Int32>?) -> Bool { ck_load_flag(p) != 0 }
 
   package static var thread: UInt { UInt(pthread_self()) }
+
+  package static func log(_ x: Double) -> Double { naturalLogarithm(x) }
+  package static func exp(_ x: Double) -> Double { exponential(x) }
+  /// The distribution function of the normal distribution.
+  package static func normal(_ x: Double) -> Double { 0.5 * complementaryError(-x / 2.0.squareRoot()) }
+  package static func pow(_ x: Double, _ y: Double) -> Double { power(x, y) }
 }
 
 /// max(m, |x|), element by element.

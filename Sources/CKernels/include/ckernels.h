@@ -93,4 +93,14 @@ void ck_nearer(const float *x, const float *y, size_t n, float *distance, float 
 void ck_accumulate(float *sum, const float *x, size_t n, float scale);                          // sum += scale x
 void ck_accumulate_product(float *sum, const float *x, const float *y, size_t n, float scale);  // sum += scale x y
 void ck_multiply_affine(float *x, const float *y, size_t n, float a, float b);                  // x *= a + b y
+
+// ---- spikes.c: votes for ratios
+
+// Points of a grid of ratios from 0.02 to 4 and beyond, 256 to an octave; point < 2048.
+float ck_spike_ratio(size_t point);
+// For entries with |t| > least unit and |d| > 1.5 unit: where on the grid the intervals |d - r t| <= unit/2 of r and the two
+// of the same width beside it begin and end. count holds, for positive and then for negative r, points + 1 times how many of
+// the edges r - 3h, r - h, r + h, r + 3h have that point as the first not below them. A unit is at least 0.4 % of the larger
+// of |d| and |t|, and 0.6 % where unit is NULL. Returns the number of entries.
+size_t ck_spikes(int32_t *count, size_t points, const float *d, const float *t, const float *unit, size_t n, float least);
 #endif

@@ -18,6 +18,15 @@ void openblas_dtrsm_left(int lower, int trans, int m, int n, const double *a, in
 int openblas_dpotrf_upper(int n, double *a, int lda);
 // Reciprocal condition number (1-norm) from the factor of openblas_dpotrf_upper; work 3n, iwork n.
 int openblas_dpocon_upper(int n, const double *a, int lda, double anorm, double *rcond, double *work, int *iwork);
+// Upper triangle of C = alpha (A B' + B A') + beta C; A and B are n x k.
+void openblas_dsyr2k(int n, int k, double alpha, const double *a, int lda, const double *b, int ldb, double beta, double *c,
+                     int ldc);
+// Upper triangle of the inverse from the factor of openblas_dpotrf_upper, in place; returns LAPACK's info.
+int openblas_dpotri_upper(int n, double *a, int lda);
+// Eigenvalues first...last (from 1, ascending) of a symmetric matrix given by its upper triangle, which is destroyed, and their
+// vectors in z if wanted; w n, support 2n, work lwork >= 26n, iwork liwork >= 10n.
+int openblas_dsyevr_upper(int vectors, int n, double *a, int lda, int first, int last, double *w, double *z, int ldz,
+                          int *support, double *work, int lwork, int *iwork, int liwork);
 
 // OpenBLAS keeps one thread count per process. The library does its own data parallelism, so it asks for one thread while
 // calls are inside and puts the host's number back when the last one leaves.

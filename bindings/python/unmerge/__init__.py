@@ -4,8 +4,9 @@
     gram = unmerge.Gram(A, y)                      # the one pass over the data, then as many methods as you like
     coef, report = unmerge.lasso(gram, alpha=0.01, relative=True)
 
-    result = unmerge.decompose(base="base/", atoms=["medicine/", "law/"], target="merged/")
-    print(result)
+    found = unmerge.attribute(base="base/", atoms=["medicine/", "law/"], target="merged/")
+    print(found)                                   # which are inside, how much, how sure, merged how, is anything missing
+    result = unmerge.decompose(base="base/", atoms=["medicine/", "law/"], target="merged/", method="omp")
 
 Names are loaded when first used, so that ``import unmerge`` (and ``unmerge --help``) costs next to nothing; using them
 needs NumPy only.  Files need the extra ``hf``, the command line ``cli``, plots ``plot``.
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from . import demo, errors, files, plot
     from ._library import blas_description, version
     from ._run import Progress
+    from .attributed import AttributedAtom, Attribution
+    from .attribution import attribute
     from .certificate import refine, verify
     from .decomposition import decompose
     from .errors import Cancelled, DeadlinePassed, InvalidType, InvalidValue, OutOfMemory, UnmergeError
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from .masks import Mask, mask
     from .methods import alpha_max, dot, elastic_net, lasso, lasso_path, nnls, omp, ridge
     from .operator import Operator
+    from .recipe import Recipe, ReplayReport, merge, replay
     from .report import Report
     from .result import Atom, Decomposition, Module
 
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 _HOME = {
     "Accumulator": "gram",
     "Atom": "result",
+    "AttributedAtom": "attributed",
+    "Attribution": "attributed",
     "Cancelled": "errors",
     "DeadlinePassed": "errors",
     "Decomposition": "result",
@@ -45,9 +51,12 @@ _HOME = {
     "Operator": "operator",
     "OutOfMemory": "errors",
     "Progress": "_run",
+    "Recipe": "recipe",
+    "ReplayReport": "recipe",
     "Report": "report",
     "UnmergeError": "errors",
     "alpha_max": "methods",
+    "attribute": "attribution",
     "blas_description": "_library",
     "decompose": "decomposition",
     "dot": "methods",
@@ -55,9 +64,11 @@ _HOME = {
     "lasso": "methods",
     "lasso_path": "methods",
     "mask": "masks",
+    "merge": "recipe",
     "nnls": "methods",
     "omp": "methods",
     "refine": "certificate",
+    "replay": "recipe",
     "ridge": "methods",
     "verify": "certificate",
     "version": "_library",
@@ -89,6 +100,8 @@ if not TYPE_CHECKING:  # a type checker that saw this would accept any name
 __all__ = [
     "Accumulator",
     "Atom",
+    "AttributedAtom",
+    "Attribution",
     "Cancelled",
     "DeadlinePassed",
     "Decomposition",
@@ -100,10 +113,13 @@ __all__ = [
     "Operator",
     "OutOfMemory",
     "Progress",
+    "Recipe",
+    "ReplayReport",
     "Report",
     "UnmergeError",
     "__version__",
     "alpha_max",
+    "attribute",
     "blas_description",
     "decompose",
     "demo",
@@ -114,10 +130,12 @@ __all__ = [
     "lasso",
     "lasso_path",
     "mask",
+    "merge",
     "nnls",
     "omp",
     "plot",
     "refine",
+    "replay",
     "ridge",
     "verify",
     "version",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from ._peft import Adapter, oriented
 from ._tensors import Array, Tensors, as_matrix, some
@@ -15,12 +18,19 @@ Shape = tuple[int, int]
 
 @dataclass
 class Problem:
-    """Atoms and target as operators; ``used``: modules; ``left_out``: names by reason."""
+    """Atoms and target as operators; ``used``: modules; ``left_out``: names by reason.
+
+    ``unasked``: modules of ``used`` that differ from the base and that no atom changes.  ``lacking``: per atom, tensors it
+    changes and the target does not have.  ``silent``: per atom, modules that other atoms change and it does not.
+    """
 
     atoms: Operator
     target: Operator
     used: dict[str, Shape]
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    unasked: list[str] = field(default_factory=list)
+    lacking: dict[str, list[str]] = field(default_factory=dict)
+    silent: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,14 @@ class _Part:
             return self.source.factors[tensor].shape
         return _matrix_shape(self.source.arrays[tensor], tensor)
 
+    def changes(self, tensor: str, units: int = 0) -> bool:
+        """Whether it says something there; for a checkpoint, more than some units in the last place beside the base."""
+        if isinstance(self.source, Adapter):
+            return tensor in self.source.factors
+        if self.minus is None:
+            return tensor in self.source.arrays
+        return tensor in self.source.arrays and tensor in self.minus.arrays and not _unchanged(self, tensor, units)
+
     def put(self, op: Operator, tensor: str) -> None:
         """Set the column of this name on one module."""
         if isinstance(self.source, Adapter):
@@ -60,10 +78,7 @@ class _Part:
 
 def assemble(base: Tensors | None, atoms: dict[str, Source], target: Source) -> Problem:
     """The operators.  Raises ``ValueError`` naming every tensor that does not fit."""
-    model = base if base is not None else target if isinstance(target, Tensors) else None
-    known = {} if model is None else {name: _matrix_shape(array, name) for name, array in model.arrays.items()}
-    goal = _part("target", target, base, known)
-    parts = [_part(name, source, base, known) for name, source in atoms.items()]
+    goal, parts = _parts(base, atoms, target)
     touched = _touched(parts)
     available = _available(goal, base)
 
@@ -94,6 +109,72 @@ def assemble(base: Tensors | None, atoms: dict[str, Source], target: Source) -> 
         left_out["not floating point"] = sorted(target.other)
 
     shapes = _shapes(used, parts, goal)
+    return Problem(*_operators(shapes, parts, goal), shapes, left_out)
+
+
+def assemble_all(base: Tensors | None, atoms: dict[str, Source], target: Source) -> Problem:
+    """The operators over every tensor that an atom or the target changes; what an atom does not have is zero there.
+
+    A tensor the target changes and no atom does is evidence that something else is inside: it becomes a module.  Tensors
+    that no atom changes, and the target by no more than rounding, are left out.  Raises ``ValueError`` where nothing can be
+    compared.
+    """
+    goal, parts = _parts(base, atoms, target)
+    touched = _touched(parts)
+    available = _available(goal, base)
+    candidates = touched | goal.names()
+    if available is None:
+        available = candidates
+    elif foreign := sorted(goal.names() - available):
+        raise bad_format(f"the target changes {some(foreign)}, which the base does not have as a float tensor")
+    if not touched & available:
+        raise bad_format(
+            "the atoms and the target have no float tensor in common: another architecture, or other names "
+            f"(the atoms change {_example(touched)}, the target has {_example(available)})"
+        )
+
+    left_out: dict[str, list[str]] = {}
+    if lacks := sorted(touched - available, key=_natural):
+        left_out["not in the target"] = lacks
+    cheap_first = sorted(parts, key=lambda p: p.is_checkpoint)  # adapters need no comparison of values
+    used: list[str] = []
+    unasked: list[str] = []
+    for tensor in sorted(candidates & available, key=_natural):
+        if any(part.changes(tensor) for part in cheap_first):
+            used.append(tensor)
+        elif not goal.changes(tensor, ROUNDING):
+            left_out.setdefault("the same in all", []).append(tensor)
+        elif tensor in touched or goal.minus is None or goal.shape(tensor) == _matrix_shape(goal.minus.arrays[tensor], tensor):
+            used.append(tensor)
+            unasked.append(tensor)
+        else:
+            left_out.setdefault("of another shape than in the base", []).append(tensor)
+    if not used:  # nothing was changed anywhere: one module is enough to say so
+        used.append(min(touched & available, key=_natural))
+    if isinstance(target, Tensors) and target.other:
+        left_out["not floating point"] = sorted(target.other)
+
+    shapes = _shapes(used, parts, goal)
+    asked = touched & shapes.keys()
+    named = [p for p in parts if not p.is_checkpoint]  # a tied or added tensor of a checkpoint is nobody's mistake
+    return Problem(
+        *_operators(shapes, parts, goal),
+        shapes,
+        left_out,
+        unasked=unasked,
+        lacking={p.name: found for p in named if (found := sorted(p.names() - available, key=_natural))},
+        silent={p.name: found for p in parts if (found := sorted(asked - p.names(), key=_natural))},
+    )
+
+
+def _parts(base: Tensors | None, atoms: dict[str, Source], target: Source) -> tuple[_Part, list[_Part]]:
+    """The target and the atoms."""
+    model = base if base is not None else target if isinstance(target, Tensors) else None
+    known = {} if model is None else {name: _matrix_shape(array, name) for name, array in model.arrays.items()}
+    return _part("target", target, base, known), [_part(name, source, base, known) for name, source in atoms.items()]
+
+
+def _operators(shapes: dict[str, Shape], parts: list[_Part], goal: _Part) -> tuple[Operator, Operator]:
     a, y = Operator(), Operator()
     for tensor, shape in shapes.items():
         a.add_module(tensor, *shape)
@@ -105,7 +186,7 @@ def assemble(base: Tensors | None, atoms: dict[str, Source], target: Source) -> 
             part.put(a, tensor)
     for tensor in goal.names() & shapes.keys():
         goal.put(y, tensor)
-    return Problem(a, y, shapes, left_out)
+    return a, y
 
 
 def _part(name: str, source: Source, base: Tensors | None, known: dict[str, Shape]) -> _Part:
@@ -149,3 +230,40 @@ def _shapes(used: list[str], parts: list[_Part], goal: _Part) -> dict[str, Shape
 def _matrix_shape(array: Array, name: str) -> Shape:
     rows, cols = as_matrix(array, name).shape
     return int(rows), int(cols)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """layers.2 before layers.10."""
+    return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d+)", name)]
+
+
+def _example(names: set[str]) -> str:
+    return some(sorted(names, key=_natural), 1)
+
+
+CHUNK = 1 << 20  # entries compared at a time
+# A merge leaves that many units in the last place where all models are the same: (0.3 b + 0.7 b) / 1.0 need not be b.
+ROUNDING = 3
+
+
+def _unchanged(part: _Part, tensor: str, units: int = 0) -> bool:
+    """Whether a checkpoint's tensor is that of the base, in the type it is stored in, to some units in the last place."""
+    assert isinstance(part.source, Tensors) and part.minus is not None
+    values, base = part.source.arrays[tensor], part.minus.arrays[tensor]
+    if values.shape != base.shape:
+        return False  # the shapes are compared, and refused, where modules are made
+    left, right = values.reshape(-1), base.reshape(-1)
+    bits = np.dtype(f"i{values.dtype.itemsize}")
+    for begin in range(0, left.size, CHUNK):
+        piece, other = left[begin : begin + CHUNK], right[begin : begin + CHUNK]
+        if other.dtype != piece.dtype:
+            other = other.astype(piece.dtype)
+        one, two = np.ascontiguousarray(piece).view(bits), np.ascontiguousarray(other).view(bits)
+        if np.array_equal(one, two):
+            continue
+        # Numbers of one sign are ordered as their bits are.
+        size, size_of_base = one & np.iinfo(bits).max, two & np.iinfo(bits).max
+        close = np.abs(size - size_of_base) <= units
+        if not np.all(close & (((one ^ two) >= 0) | (np.maximum(size, size_of_base) <= units))):
+            return False
+    return True

@@ -70,6 +70,19 @@ UNMERGE_RESCALE_DENSITY = 1
 UNMERGE_RESCALE_L1 = 2
 UNMERGE_CONSENSUS_SUM = 1
 UNMERGE_CONSENSUS_COUNT = 2
+UNMERGE_WEIGHTS_ABSOLUTE = 0
+UNMERGE_WEIGHTS_RATIO = 1
+UNMERGE_WEIGHTS_PER_MODULE = 2
+UNMERGE_ATOM_ZERO = 1
+UNMERGE_ATOM_DUPLICATE = 2
+UNMERGE_ATOM_RELATED = 4
+UNMERGE_ATOM_PARTIAL = 8
+UNMERGE_ATOM_UNSEEN = 16
+UNMERGE_ATTRIBUTION_UNCHANGED = 1
+UNMERGE_ATTRIBUTION_WRONG_BASE = 2
+UNMERGE_ATTRIBUTION_FEW_MODULES = 4
+UNMERGE_ATTRIBUTION_FEW_ATOMS = 8
+UNMERGE_ATTRIBUTION_PROVED = 16
 
 
 class unmerge_error(ctypes.Structure):
@@ -436,6 +449,105 @@ class unmerge_replay_report(ctypes.Structure):
         ("tied", ctypes.c_int64),
         ("squared_difference", ctypes.c_double),
         ("largest", ctypes.c_double),
+    ]
+
+
+class unmerge_attribute_options(ctypes.Structure):
+    struct_size: int
+    fdr: float
+    confidence: float
+    rows: int
+    bytes: int
+    replay: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("fdr", ctypes.c_double),
+        ("confidence", ctypes.c_double),
+        ("rows", ctypes.c_int64),
+        ("bytes", ctypes.c_int64),
+        ("replay", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_attributed_atom(ctypes.Structure):
+    struct_size: int
+    present: int
+    flags: int
+    weight: float
+    low: float
+    high: float
+    p_value: float
+    q_value: float
+    evidence: float
+    share: float
+    scatter: float
+    nearest_cosine: float
+    nearest: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("present", ctypes.c_int32),
+        ("flags", ctypes.c_int32),
+        ("weight", ctypes.c_double),
+        ("low", ctypes.c_double),
+        ("high", ctypes.c_double),
+        ("p_value", ctypes.c_double),
+        ("q_value", ctypes.c_double),
+        ("evidence", ctypes.c_double),
+        ("share", ctypes.c_double),
+        ("scatter", ctypes.c_double),
+        ("nearest_cosine", ctypes.c_double),
+        ("nearest", ctypes.c_int64),
+    ]
+
+
+class unmerge_attribution_info(ctypes.Structure):
+    struct_size: int
+    atoms: int
+    modules: int
+    entries: int
+    analysed: int
+    flags: int
+    weights_scale: int
+    method: int
+    complete: int
+    equivalent: int
+    normalize: int
+    has_recipe: int
+    density: float
+    lambda_: float
+    unexplained: float
+    noise: float
+    missing: float
+    condition: float
+    equal: int
+    compared: int
+    chance: float
+    seconds: float
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("atoms", ctypes.c_int64),
+        ("modules", ctypes.c_int64),
+        ("entries", ctypes.c_int64),
+        ("analysed", ctypes.c_int64),
+        ("flags", ctypes.c_int32),
+        ("weights_scale", ctypes.c_int32),
+        ("method", ctypes.c_int32),
+        ("complete", ctypes.c_int32),
+        ("equivalent", ctypes.c_int64),
+        ("normalize", ctypes.c_int32),
+        ("has_recipe", ctypes.c_int32),
+        ("density", ctypes.c_double),
+        ("lambda_", ctypes.c_double),
+        ("unexplained", ctypes.c_double),
+        ("noise", ctypes.c_double),
+        ("missing", ctypes.c_double),
+        ("condition", ctypes.c_double),
+        ("equal", ctypes.c_int64),
+        ("compared", ctypes.c_int64),
+        ("chance", ctypes.c_double),
+        ("seconds", ctypes.c_double),
     ]
 
 
@@ -947,6 +1059,83 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_attribute_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_attribute_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_attribute": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_attribute_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_attributed_atom_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_attributed_atom),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_attribution_info_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_attribution_info),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_attribution_get_info": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_attribution_info),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_attribution_atoms": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_attributed_atom),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_attribution_modules": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_attribution_recipe": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_recipe),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_merge_name": (
+        ctypes.c_char_p,
+        [
+            ctypes.c_int32,
+        ],
+    ),
+    "unmerge_attribution_destroy": (
+        None,
+        [
+            ctypes.c_void_p,
+        ],
+    ),
 }
 
 # name: (sizeof, {field: offsetof})
@@ -1176,6 +1365,63 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "tied": 48,
             "squared_difference": 56,
             "largest": 64,
+        },
+    ),
+    "unmerge_attribute_options": (
+        48,
+        {
+            "struct_size": 0,
+            "fdr": 8,
+            "confidence": 16,
+            "rows": 24,
+            "bytes": 32,
+            "replay": 40,
+            "reserved": 44,
+        },
+    ),
+    "unmerge_attributed_atom": (
+        96,
+        {
+            "struct_size": 0,
+            "present": 8,
+            "flags": 12,
+            "weight": 16,
+            "low": 24,
+            "high": 32,
+            "p_value": 40,
+            "q_value": 48,
+            "evidence": 56,
+            "share": 64,
+            "scatter": 72,
+            "nearest_cosine": 80,
+            "nearest": 88,
+        },
+    ),
+    "unmerge_attribution_info": (
+        152,
+        {
+            "struct_size": 0,
+            "atoms": 8,
+            "modules": 16,
+            "entries": 24,
+            "analysed": 32,
+            "flags": 40,
+            "weights_scale": 44,
+            "method": 48,
+            "complete": 52,
+            "equivalent": 56,
+            "normalize": 64,
+            "has_recipe": 68,
+            "density": 72,
+            "lambda": 80,
+            "unexplained": 88,
+            "noise": 96,
+            "missing": 104,
+            "condition": 112,
+            "equal": 120,
+            "compared": 128,
+            "chance": 136,
+            "seconds": 144,
         },
     ),
 }

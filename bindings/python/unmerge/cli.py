@@ -1,7 +1,7 @@
-"""The command line: ``unmerge decompose``, ``unmerge demo``.
+"""The command line: ``unmerge attribute``, ``unmerge decompose``, ``unmerge demo``.
 
-Exit codes: 0 done; 2 refused (arguments, files, shapes: one sentence on stderr); 3 an answer that did not converge;
-130 interrupted.  The answer goes to stdout, everything else to stderr.  NumPy is imported by the commands, not by --help.
+Exit codes: 0 done; 2 refused (arguments, files, shapes: one sentence on stderr); 3 an answer that did not converge, or no
+recipe where one was asked for; 130 interrupted.  The answer goes to stdout, everything else to stderr.  NumPy is imported by the commands, not by --help.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-REFUSED, NOT_CONVERGED, INTERRUPTED = 2, 3, 130
+REFUSED, NOT_CONVERGED, NO_RECIPE, INTERRUPTED = 2, 3, 3, 130
 NEEDS_CLI = 'unmerge: the command line needs the packages typer and rich: pip install "unmerge[cli]"'
 METHODS = ("nnls", "omp", "lasso", "elastic-net", "ridge", "dot")
 
@@ -103,6 +103,64 @@ def _app() -> Any:
     method_option = typer.Option("nnls", callback=check_method, help=f"One of {', '.join(METHODS)}.", metavar="METHOD")
     quiet_option = typer.Option(False, "--quiet", help="No progress bar, and no table where there is --output.")
     threads_option = typer.Option(0, help="0 = one per core; the answer does not depend on it.")
+
+    @app.command()
+    def attribute(
+        atoms: list[str] = typer.Option(..., metavar="PATH...", help="Adapters and checkpoints, mixed."),
+        target: str = typer.Option(..., metavar="PATH", help="The merged model, or a merged adapter."),
+        base: Optional[str] = typer.Option(None, metavar="PATH", help="The checkpoint the others are compared with."),
+        fdr: float = typer.Option(0.02, help="False discovery rate at which atoms are called present."),
+        confidence: float = typer.Option(0.9, help="Of the intervals."),
+        rows: int = typer.Option(512, help="Rows of each module that are analysed."),
+        replay: bool = typer.Option(True, help="Replay the recipe found over all entries."),
+        deadline: float = typer.Option(0.0, help="Seconds; 0 = none."),
+        threads: int = threads_option,
+        seed: int = typer.Option(0, help="Chooses what is drawn at random."),
+        quiet: bool = quiet_option,
+        output: Optional[Path] = typer.Option(None, "--output", "-o", help="Write the JSON to this file."),
+        as_json: bool = typer.Option(False, "--json", help="JSON on stdout instead of the table."),
+        recipe: Optional[Path] = typer.Option(None, help="Write the recipe found, as YAML for mergekit, to this file."),
+        plot: Optional[Path] = typer.Option(None, help="Write a picture of weights and evidence to this file."),
+        html: Optional[Path] = typer.Option(None, help="Write the table as a page to this file."),
+    ) -> None:
+        """Which of these atoms are in the target, how much, how sure, merged how, and is anything missing.
+
+        unmerge attribute --base base/ --atoms medicine/ law/ code/ --target merged/ -o out.json --recipe recipe.yml
+        """
+
+        def work() -> int:
+            from .attribution import attribute as run
+
+            found = run(
+                base=base,
+                atoms=atoms,
+                target=target,
+                fdr=fdr,
+                confidence=confidence,
+                rows=rows,
+                replay=replay,
+                deadline=deadline,
+                threads=threads,
+                seed=seed,
+                progress=_bar(quiet),
+            )
+            text = found.to_json(output)
+            if as_json:
+                print(text, end="")
+            elif not (quiet and output):
+                print(found)
+            if plot:
+                found.plot(plot)
+            if html:
+                found.save_html(html)
+            if recipe and found.rule is None:
+                print("unmerge: no recipe: none of the methods known gives this target", file=sys.stderr)
+                return NO_RECIPE
+            if recipe:
+                found.save_recipe(recipe)
+            return 0
+
+        raise typer.Exit(_guarded(work))
 
     @app.command()
     def decompose(

@@ -6,6 +6,7 @@ path                                            read as
 folder with adapter_config.json                 a PEFT LoRA adapter (never multiplied out)
 folder with model.safetensors                   a checkpoint
 folder with model.safetensors.index.json        a sharded checkpoint
+file.safetensors.index.json                     the same, by its index
 file.safetensors                                a checkpoint (or task vectors, see below)
 file.npy, file.npz                              task vectors
 ==============================================  ==========================================================
@@ -63,6 +64,8 @@ def read(path: Union[PathLike, Mapping[str, Any]], name: str = "arrays") -> Sour
         return read_npz(place)
     if place.suffix == ".safetensors":
         return read_safetensors(place)
+    if place.name.endswith(".safetensors.index.json"):
+        return read_sharded(place.parent, place)
     refuse_foreign(place)
     raise bad_format(f"{place} is not .safetensors, .npy, .npz or a folder of a model or an adapter")
 

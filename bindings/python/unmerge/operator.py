@@ -42,6 +42,8 @@ class Operator(Handle):
         self._own(handle)
         self._modules: dict[str, int] = {}
         self._columns: dict[str, int] = {}
+        self._sizes: list[tuple[int, int]] = []  # of the modules
+        self._stored: dict[str, int] = {}  # dense entries by element type
         self._alive: list[object] = []
         self._factors = False  # a LoRA column somewhere: columns on demand do not apply
         self._vector: bool | None = None  # made from a 1-D array; None: decided by the number of columns
@@ -56,6 +58,8 @@ class Operator(Handle):
         self = cls.__new__(cls)
         self._setup(handle)
         self._modules[""] = 0
+        self._sizes.append((source.shape[0], 1))
+        self._stored[source.dtype] = source.shape[0] * source.shape[1]
         self._columns.update((str(j), j) for j in range(source.shape[1]))
         self._alive.append(source)
         self._vector = source.ndim == 1
@@ -87,6 +91,7 @@ class Operator(Handle):
         rows, cols = integer(rows, "rows"), integer(cols, "cols")
         call("operator_add_module", self._handle, _utf8(name), rows, cols, ctypes.byref(index))
         self._modules[name] = index.value
+        self._sizes.append((rows, cols))
         return index.value
 
     def add_column(self, name: str) -> int:
@@ -105,6 +110,7 @@ class Operator(Handle):
         minus = None if base is None else view(base, "base")
         pointer = None if minus is None else minus.pointer
         call("operator_set_dense", self._handle, m, c, source.pointer, pointer, real(scale, "scale"))
+        self._stored[source.dtype] = self._stored.get(source.dtype, 0) + source.shape[0] * source.shape[1]
         self._alive.append((source, minus))
 
     def set_lora(self, module: str | int, column: str | int, B: Any, A: Any, scale: float = 1.0) -> None:

@@ -1,11 +1,13 @@
-"""Plots of a decomposition, with matplotlib (extra ``plot``).  Each takes ``ax`` and gives the Axes back."""
+"""Plots of a decomposition or an attribution, with matplotlib (extra ``plot``).  Each takes ``ax`` and gives the Axes back."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, Union
 
 import numpy as np
 
+from .attributed import Attribution
 from .errors import bad_range
 from .result import Decomposition
 
@@ -44,12 +46,62 @@ def modules(decomposition: Decomposition, ax: Any = None) -> Any:
     by_weight = bool(names)
     names = names or list(decomposition.modules[0].cosine)
     table = np.array([[(m.weights if by_weight else m.cosine)[name] for name in names] for m in decomposition.modules])
-    limit = max(float(np.nanmax(np.abs(table))), 1e-12) if table.size else 1.0
+    label = "weight in this module alone" if by_weight else "cosine"
+    return _heat(ax, table, [m.name for m in decomposition.modules], names, label)
+
+
+def attribution(attribution: Attribution, ax: Any = None) -> Any:
+    """A forest plot, the first atom on top: weights with their intervals; atoms that are not present are pale."""
+    ax = _axes(ax)
+    atoms = attribution.atoms
+    for j, atom in enumerate(atoms):
+        color = "C0" if atom.present else "0.75"
+        ax.hlines(j, atom.low, atom.high, color=color, linewidth=2)
+        ax.plot(atom.weight, j, marker="o", color=color)
+    ax.set_yticks(range(len(atoms)), [atom.name for atom in atoms])
+    ax.invert_yaxis()
+    ax.axvline(0, color="black", linewidth=0.5)
+    unit = {"absolute": "weight", "ratio": "weight, as a ratio", "per-module": "mean weight over the modules"}
+    ax.set_xlabel(f"{unit[attribution.weights_scale]} and {100 * attribution.options['confidence']:.3g} % interval")
+    return ax
+
+
+def evidence(attribution: Attribution, ax: Any = None) -> Any:
+    """A heat map, modules down and atoms across: least squares in each module alone; blank where it was not analysed.
+
+    An atom that is really there has one colour all the way down, unless the recipe has weights per module.
+    """
+    ax = _axes(ax)
+    names = [atom.name for atom in attribution.atoms]
+    return _heat(ax, attribution.modules.weights.T, attribution.modules.names, names, "weight in this module alone")
+
+
+def save_attribution(attribution_: Attribution, path: Union[str, os.PathLike[str]]) -> Any:
+    """Weights and evidence side by side, as a picture; needs no display.  Gives the two Axes."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(NEEDS_PLOT) from error
+    atoms, modules_ = len(attribution_.atoms), len(attribution_.modules.names)
+    height = max(3.0, 0.3 * atoms + 1, 0.15 * min(modules_, 40) + 2)
+    figure = Figure(figsize=(8 + 0.25 * min(atoms, 40), height), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    axes = attribution(attribution_, left), evidence(attribution_, right)
+    try:
+        figure.savefig(path)
+    except ValueError as error:  # a suffix it does not know
+        raise bad_range(f"the picture cannot be written to {os.fspath(path)}: {error}") from error
+    return axes
+
+
+def _heat(ax: Any, table: Any, rows: list[str], columns: list[str], label: str) -> Any:
+    finite = np.abs(table[np.isfinite(table)])
+    limit = max(float(np.max(finite)), 1e-12) if finite.size else 1.0
     image = ax.imshow(table, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    ax.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    if len(decomposition.modules) <= 40:
-        ax.set_yticks(range(len(decomposition.modules)), [m.name for m in decomposition.modules])
-    ax.figure.colorbar(image, ax=ax, label="weight in this module alone" if by_weight else "cosine")
+    ax.set_xticks(range(len(columns)), columns, rotation=45, ha="right")
+    if len(rows) <= 40:
+        ax.set_yticks(range(len(rows)), rows)
+    ax.figure.colorbar(image, ax=ax, label=label)
     return ax
 
 

@@ -1,0 +1,243 @@
+import UnmergeCore
+import UnmergeLinalg
+
+// What single entries tell about the atoms that are present
+//
+// The task vector τ_j = round(base + Δ_j) − base is known to the last bit, and D is a whole number of units. Where a merge has
+// dropped or trimmed all components but one, D = ρ_j τ_j; where it has kept two, a known combination. Places of such spikes
+// are the parameters of the merge:
+//
+//     DARE     ρ_j = λ w_j / q        only j kept : all dropped = q : 1 − q
+//     TIES     ρ_j = λ (normalised)   nothing below the (1 − q) quantile of |τ_j| survives
+//              two survivors of one sign: D/λ = x τ_i + (1 − x) τ_j,  x = w_i / (w_i + w_j)
+
+/// The present atoms' task vectors, module by module.
+struct Traces: Sendable {
+  private let sample: RowSample
+  private let present: [Int]
+
+  init(_ sample: RowSample, _ present: [Int]) {
+    self.sample = sample
+    self.present = present
+  }
+
+  /// The same sample with some of the present atoms, by position.
+  init(_ other: Traces, _ positions: [Int]) {
+    sample = other.sample
+    present = positions.map { other.present[$0] }
+  }
+
+  /// τ of one atom on a sampled module: as the task model was stored, or as it is where nothing says how.
+  static func taskVector(_ m: SampledModule, _ j: Int, _ out: UnsafeMutablePointer<Float>) {
+    m.form(m.atoms[j], out)
+    guard case .factors? = m.atoms[j], let base = m.base, let storage = m.storage, storage != .f64 else { return }
+    storage.add(out, base.pointer, m.entries)
+    ElementType.f32.subtract(out, base.pointer, m.entries)
+  }
+
+  /// Half the width of what is one place in D: the rounding of the stored weight.
+  private static func unit(_ m: SampledModule, _ i: Int) -> Float {
+    if let unit = m.unit { return unit[i] }
+    guard let base = m.base else { return 1e-7 }
+    // float32: the sums of the tool leave some units.
+    return max(abs(base[i]), abs(m.target[i])) * 0x1p-21
+  }
+
+  private func each(
+    _ body: (SampledModule, [Buffer<Float>]) throws(UnmergeError) -> Void
+  ) throws(UnmergeError) {
+    for m in sample.modules {
+      var taus: [Buffer<Float>] = []
+      for j in present {
+        let tau: Buffer<Float> = try allocate(m.entries)
+        Self.taskVector(m, j, tau.pointer)
+        taus.append(tau)
+      }
+      try body(m, taus)
+    }
+  }
+
+  /// ρ of every present atom, and the entries that show it.
+  func multiples() throws(UnmergeError) -> [(ratio: Double, entries: Double, z: Double)] {
+    var positive = present.map { _ in RatioVotes(from: 0.02, to: 8, bins: 1200, logarithmic: true) }
+    var negative = positive
+    try each { (m, taus) throws(UnmergeError) in
+      for i in 0..<m.entries {
+        let (d, u) = (m.target[i], Self.unit(m, i))
+        guard abs(d) > 1.5 * u else { continue }
+        for x in present.indices {
+          let t = taus[x][i]
+          guard abs(t) > 8 * u else { continue }
+          if (d < 0) == (t < 0) { positive[x].add(d, t, unit: u) } else { negative[x].add(-d, t, unit: u) }
+        }
+      }
+    }
+    return present.indices.map { x in
+      let (p, n) = (positive[x].peak(), negative[x].peak())
+      return p.z >= n.z ? p : (-n.ratio, n.entries, n.z)
+    }
+  }
+
+  /// The share of entries a random mask keeps: those that only one present atom has left against those nothing is left of.
+  func keptShare(_ ratios: [Double]) throws(UnmergeError) -> Double? {
+    var (alone, none) = (0.0, 0.0)
+    try each { (m, taus) throws(UnmergeError) in
+      for x in present.indices {
+        for i in 0..<m.entries {
+          let (d, u, t) = (m.target[i], Self.unit(m, i), taus[x][i])
+          let expected = Float(ratios[x]) * t
+          guard abs(expected) > 16 * u else { continue }
+          let (away, left) = (abs(d - expected), abs(d))
+          // As wide as the tool's own roundings and factors per matrix may move it; what lies around by accident is taken off.
+          let width = 1.5 * u + 0.012 * abs(expected)
+          if away <= width { alone += 1 } else if away <= 2 * width { alone -= 1 }
+          if left <= width { none += 1 } else if left <= 2 * width { none -= 1 }
+        }
+      }
+    }
+    let all = alone + none
+    return all > 200 && alone > 0 && none > 0 ? alone / all : nil
+  }
+
+  /// The share of the largest entries of a task vector that were kept: where, along the order of |τ|, multiples begin.
+  func trimmedShare(_ ratios: [Double]) throws(UnmergeError) -> Double? {
+    let bins = 100
+    var hits = Array(repeating: 0.0, count: bins)
+    var counts = Array(repeating: 0.0, count: bins)
+    let ranks: Buffer<Int32> = try allocate(1 << 16)
+    try each { (m, taus) throws(UnmergeError) in
+      for x in present.indices {
+        // Rank by the upper half of the bits: entries of a task vector have no more.
+        ranks.zero()
+        let tau = taus[x]
+        for i in 0..<m.entries { ranks[Int((tau[i].magnitude.bitPattern) >> 16)] += 1 }
+        var before: Int32 = 0
+        for b in 0..<ranks.count {
+          let own = ranks[b]
+          ranks[b] = before + own / 2
+          before += own
+        }
+        for i in 0..<m.entries {
+          let (u, t) = (Self.unit(m, i), tau[i])
+          guard abs(t) > 2 * u else { continue }
+          let bin = min(bins - 1, Int(ranks[Int(t.magnitude.bitPattern >> 16)]) * bins / max(m.entries, 1))
+          counts[bin] += 1
+          if abs(m.target[i] - Float(ratios[x]) * t) <= 0.5 * u { hits[bin] += 1 }
+        }
+      }
+    }
+    return step(hits, counts).map { 1 - Double($0) / Double(bins) }
+  }
+
+  /// Where a rate jumps: the split of greatest binomial likelihood.
+  private func step(_ hits: [Double], _ counts: [Double]) -> Int? {
+    func likelihood(_ h: Double, _ c: Double) -> Double {
+      guard c > 0, h > 0, h < c else { return 0 }
+      return h * Platform.log(h / c) + (c - h) * Platform.log(1 - h / c)
+    }
+    let (h, c) = (hits.reduce(0, +), counts.reduce(0, +))
+    guard h > 100 else { return nil }
+    var (best, at) = (likelihood(h, c), 0)
+    var (left, total) = (0.0, 0.0)
+    for s in 1..<hits.count {
+      left += hits[s - 1]
+      total += counts[s - 1]
+      let value = likelihood(left, total) + likelihood(h - left, c - total)
+      if value > best, (h - left) / max(c - total, 1) > left / max(total, 1) { (best, at) = (value, s) }
+    }
+    return at
+  }
+
+  /// Weights up to a common factor from pairs of survivors, summing to 1.
+  func ratios(lambda: Double, density: Double) throws(UnmergeError) -> [Double]? {
+    let k = present.count
+    guard k > 1 else { return [1] }
+    var votes = (0..<k * k).map { _ in RatioVotes(from: 0.005, to: 0.995, bins: 2000, logarithmic: false) }
+    try each { (m, taus) throws(UnmergeError) in
+      var least: [Float] = []
+      for tau in taus {
+        let rank = m.entries - max(1, Int(density * Double(m.entries)))
+        least.append(
+          try allocating { () throws(OutOfMemory) in try Magnitude.orderStatistic(tau.pointer, m.entries, rank: rank).value })
+      }
+      for i in 0..<m.entries {
+        let u = Self.unit(m, i)
+        for x in 0..<k where abs(taus[x][i]) >= least[x] {
+          for y in 0..<x where abs(taus[y][i]) >= least[y] {
+            let (p, q) = (taus[x][i], taus[y][i])
+            guard (p < 0) == (q < 0), abs(p - q) > 4 * u else { continue }
+            votes[x * k + y].add(m.target[i] / Float(lambda) - q, p - q, unit: u)
+          }
+        }
+      }
+    }
+    // log w_x − log w_y = logit, by weighted least squares with Σ log w = 0
+    var g = Array(repeating: 1.0, count: k * k)
+    var c = Array(repeating: 0.0, count: k)
+    var linked = Array(repeating: false, count: k)
+    for x in 0..<k {
+      for y in 0..<x {
+        let peak = votes[x * k + y].peak()
+        guard peak.z > 8, peak.ratio > 0.01, peak.ratio < 0.99 else { continue }
+        let (weight, logit) = (peak.entries, Platform.log(peak.ratio / (1 - peak.ratio)))
+        g[x * k + x] += weight
+        g[y * k + y] += weight
+        g[x * k + y] -= weight
+        g[y * k + x] -= weight
+        c[x] += weight * logit
+        c[y] -= weight * logit
+        (linked[x], linked[y]) = (true, true)
+      }
+    }
+    guard linked.allSatisfy({ $0 }) else { return nil }
+    let logs = try DictionaryFit(g, atoms: k).solve(c, Array(0..<k))
+    let w = logs.map { Platform.exp($0) }
+    let sum = w.reduce(0, +)
+    return w.map { $0 / sum }
+  }
+
+  /// Least squares of D on the stored task vectors, with standard errors that modules agree on.
+  func leastSquares() throws(UnmergeError) -> (weights: [Double], errors: [Double], residual: Double) {
+    let k = present.count
+    var grams: [[Double]] = []
+    var cs: [[Double]] = []
+    var yy = 0.0
+    try each { (m, taus) throws(UnmergeError) in
+      var g = Array(repeating: 0.0, count: k * k)
+      var c = Array(repeating: 0.0, count: k)
+      for x in 0..<k {
+        for y in 0...x {
+          g[x * k + y] = Float.dot(taus[x].pointer, taus[y].pointer, m.entries)
+          g[y * k + x] = g[x * k + y]
+        }
+        c[x] = Float.dot(taus[x].pointer, m.target.pointer, m.entries)
+      }
+      yy += Float.squares(m.target.pointer, m.entries)
+      grams.append(g)
+      cs.append(c)
+    }
+    var g = Array(repeating: 0.0, count: k * k)
+    var c = Array(repeating: 0.0, count: k)
+    for m in grams.indices {
+      for i in g.indices { g[i] += grams[m][i] }
+      for i in c.indices { c[i] += cs[m][i] }
+    }
+    let fit = DictionaryFit(g, atoms: k)
+    let all = Array(0..<k)
+    let w = try fit.solve(c, all)
+    var errors = Array(repeating: 0.0, count: k)
+    for m in grams.indices {
+      var score = cs[m]
+      for i in 0..<k { for j in 0..<k { score[i] -= grams[m][i * k + j] * w[j] } }
+      let e = try fit.solve(score, all)
+      for i in 0..<k { errors[i] += e[i] * e[i] }
+    }
+    let few = Double(grams.count) / Double(max(grams.count - 1, 1))
+    var residual = yy
+    for i in 0..<k {
+      residual -= 2 * w[i] * c[i]
+      for j in 0..<k { residual += w[i] * w[j] * g[i * k + j] }
+    }
+    return (w, errors.map { ($0 * few).squareRoot() }, max(residual, 0))
+  }
+}
