@@ -109,7 +109,8 @@ struct Findings: Sendable {
       for j in usable {
         guard let spike = spikes[j] else { continue }
         shares[j] = spike.share
-        pValues[j] = min(1, 2 * min(pValues[j], spike.pValue))
+        // Bonferroni, nine parts to the first and one to the second.
+        pValues[j] = min(1, min(pValues[j] / 0.9, spike.pValue / 0.1))
       }
     }
     qValues = falseDiscoveryRates(pValues, usable)
@@ -222,13 +223,7 @@ struct Findings: Sendable {
     // Least squares is right on average: w / ρ is the share kept, but for what related fine-tunes add.
     let slopes = clear.map { least[found[$0]] / places[$0].ratio }.filter { $0 > 0 && $0 <= 1.2 }
     let slope = slopes.isEmpty ? nil : slopes.min()
-    let kept: Double
-    if let direct = shares.first, let slope {
-      kept = abs(direct - slope) < 0.06 ? 0.5 * (direct + slope) : direct
-    } else {
-      kept = shares.first ?? slope ?? .nan
-    }
-    debugShares = (shares.first ?? .nan, slope ?? .nan)
+    let kept = shares.first ?? slope ?? .nan
     guard kept > 0.01, kept <= 1.05 else { return }
     density = min(1, tidyDensity(kept, slope))
     for x in clear {
@@ -279,7 +274,6 @@ struct Findings: Sendable {
   }
 
   private var trimLambda = 1.0
-  var debugShares = (Double.nan, Double.nan)
 
   // MARK: the method
 

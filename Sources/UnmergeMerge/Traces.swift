@@ -80,23 +80,24 @@ struct Traces: Sendable {
 
   /// The share of entries a random mask keeps: those that only one present atom has left against those nothing is left of.
   func keptShare(_ ratios: [Double]) throws(UnmergeError) -> Double? {
-    var (alone, none) = (0.0, 0.0)
+    // What the others left is the same in both, so its density around either place cancels in the ratio.
+    var (alone, none, around) = (0.0, 0.0, 0.0)
     try each { (m, taus) throws(UnmergeError) in
       for x in present.indices {
         for i in 0..<m.entries {
           let (d, u, t) = (m.target[i], Self.unit(m, i), taus[x][i])
           let expected = Float(ratios[x]) * t
           guard abs(expected) > 16 * u else { continue }
-          let (away, left) = (abs(d - expected), abs(d))
-          // As wide as the tool's own roundings and factors per matrix may move it; what lies around by accident is taken off.
-          let width = 1.5 * u + 0.012 * abs(expected)
-          if away <= width { alone += 1 } else if away <= 2 * width { alone -= 1 }
-          if left <= width { none += 1 } else if left <= 2 * width { none -= 1 }
+          // As wide as the tool's own roundings and factors per matrix may move it.
+          let width = u + 0.012 * abs(expected)
+          let left = abs(d)
+          if abs(d - expected) <= width { alone += 1 }
+          if left <= width { none += 1 } else if left <= 2 * width { around += 1 }
         }
       }
     }
-    let all = alone + none
-    return all > 200 && alone > 0 && none > 0 ? alone / all : nil
+    // Nothing left must be a spike of its own.
+    return alone + none > 200 && none > 1.15 * around ? alone / (alone + none) : nil
   }
 
   /// The share of the largest entries of a task vector that were kept: where, along the order of |τ|, multiples begin.
