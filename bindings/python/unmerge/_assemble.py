@@ -66,6 +66,10 @@ class _Part:
             return tensor in self.source.arrays
         return tensor in self.source.arrays and tensor in self.minus.arrays and not _unchanged(self, tensor, units)
 
+    def fits(self, tensor: str) -> bool:
+        """Whether a checkpoint's tensor has the shape of the base's."""
+        return self.minus is None or self.shape(tensor) == _matrix_shape(self.minus.arrays[tensor], tensor)
+
     def put(self, op: Operator, tensor: str) -> None:
         """Set the column of this name on one module."""
         if isinstance(self.source, Adapter):
@@ -144,7 +148,7 @@ def assemble_all(base: Tensors | None, atoms: dict[str, Source], target: Source)
             used.append(tensor)
         elif not goal.changes(tensor, ROUNDING):
             left_out.setdefault("the same in all", []).append(tensor)
-        elif tensor in touched or goal.minus is None or goal.shape(tensor) == _matrix_shape(goal.minus.arrays[tensor], tensor):
+        elif tensor in touched or goal.fits(tensor):
             used.append(tensor)
             unasked.append(tensor)
         else:

@@ -49,7 +49,10 @@ def configuration(
     densities: npt.NDArray[np.float64],
     stored: str | None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """The configuration, and remarks on what it cannot say.  weights, densities: modules x n; ``stored``: as the target is."""
+    """The configuration, and remarks on what it cannot say.
+
+    weights, densities : modules x n.  stored : the type of the target.
+    """
     inside = [j for j in range(len(models)) if np.any(weights[:, j] != 0)]
     if not inside:
         raise bad_range("there is no recipe: no atom has a weight")
@@ -97,8 +100,8 @@ def configuration(
     found |= {name: value for name, value in (("dtype", dtype), ("out_dtype", out_dtype)) if value}
     if any(models[j].adapter for j in inside):
         product = recipe.task_rounding == "product"
-        option = f" --lora-merge-dtype {recipe.task_dtype or stored or 'bfloat16'}" if product else " --lora-merge-dtype float32"
-        remarks.insert(0, f"run with: mergekit-yaml{option} this-file output-folder")
+        lora = recipe.task_dtype or stored or "bfloat16" if product else "float32"
+        remarks.insert(0, f"run with: mergekit-yaml --lora-merge-dtype {lora} this-file output-folder")
     return found, remarks
 
 

@@ -80,7 +80,8 @@ class AttributedAtom:
 class MethodFound:
     """How it was merged.  name : as in :class:`Recipe`; None: none of the methods known.
 
-    parameters : "density", "normalize" and "lambda", None where the method has none; "t", "gamma" or "epsilon" where it does.
+    parameters : "density", "normalize" and "lambda", None where the method has none; "t", "gamma" or "epsilon" where it
+        has one.
     equivalent : other methods this target cannot tell from it.
     """
 
@@ -350,8 +351,9 @@ class Attribution:
             "ratio": "; only the ratios of the weights can be known, they sum to 1",
             "per-module": "; weights differ between modules, shown is their mean",
         }[self.weights_scale]
+        counted = f"{len(self.present)} of {_count(len(self.atoms), 'atom')}"
         lines = [
-            ("present", f"{len(self.present)} of {_count(len(self.atoms), 'atom')} at a false discovery rate of {fdr:.3g} %{scale}"),
+            ("present", f"{counted} at a false discovery rate of {fdr:.3g} %{scale}"),
             ("method", str(self.method)),
         ]
         left = f"{_share(self.unexplained)} of ||target||^2 is neither explained nor noise ({_share(self.noise)} is noise)"
@@ -359,7 +361,8 @@ class Attribution:
         if self.proof.compared:
             verb = "consistent with the recipe" if self.method.name in RESCALED else "predicted exactly"
             counted = f"{self.proof.equal} of {self.proof.compared} stored values {verb}, {_share(self.proof.share)}"
-            lines.append(("proof", f"{'yes' if self.proof.proved else 'no'}: {counted} (chance: {_share(self.proof.chance)})"))
+            word = "yes" if self.proof.proved else "no"
+            lines.append(("proof", f"{word}: {counted} (chance: {_share(self.proof.chance)})"))
         else:
             lines.append(("proof", "none: no recipe was replayed"))
         lines.append(
@@ -373,10 +376,11 @@ class Attribution:
 
     def _repr_html_(self) -> str:
         head, rows, more = self._rows()
-        aligned = ['style="text-align:left"' if i in (0, 1, len(head) - 1) else 'style="text-align:right"' for i in range(len(head))]
+        sides = ["left" if i in (0, 1, len(head) - 1) else "right" for i in range(len(head))]
 
         def row(cells: tuple[str, ...], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag} {a}>{html.escape(c)}</{tag}>" for c, a in zip(cells, aligned)) + "</tr>"
+            shown = (f'<{tag} style="text-align:{s}">{html.escape(c)}</{tag}>' for c, s in zip(cells, sides))
+            return f"<tr>{''.join(shown)}</tr>"
 
         body = "".join(row(cells, "td") for cells in rows)
         summary = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in self._summary())
@@ -387,8 +391,8 @@ class Attribution:
         title = html.escape(f"unmerge: {_shown(self.target)}")
         style = "body{font-family:sans-serif;margin:2em}td,th{padding:.15em .6em}dt{font-weight:bold}"
         return (
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{style}</style></head>'
-            f"<body><h1>{title}</h1>{self._repr_html_()}</body></html>\n"
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            f"<style>{style}</style></head><body><h1>{title}</h1>{self._repr_html_()}</body></html>\n"
         )
 
 

@@ -160,7 +160,8 @@ def _files(base: Model | None, atoms: Any, target: Model | None) -> _Given:
     goal, below = read(target, "target"), _base(base)
     if below is None and isinstance(goal, Tensors) and goal.kind == "safetensors" and not goal.vector:
         raise bad_format(
-            f"the target {goal.path} is a checkpoint: give its base (differences say so in their metadata: kind = task_vector)"
+            f"the target {goal.path} is a checkpoint: give its base (a file of differences says so in its metadata: "
+            "kind = task_vector)"
         )
     if below is None and (lost := next((n for n, s in sources.items() if _needs_base(s)), None)):
         raise bad_format(f"the atom {lost!r} is a checkpoint: give its base")
@@ -320,8 +321,8 @@ def _relations(atoms: list[AttributedAtom]) -> list[str]:
             continue
         if "duplicate" in atom.flags:
             found.append(
-                f"{atom.name!r} is a multiple of {atom.nearest!r} (cosine {atom.nearest_cosine:.4f}): the two cannot be told "
-                f"apart, so {atom.nearest!r} answers for both; leave one of them out"
+                f"{atom.name!r} is a multiple of {atom.nearest!r} (cosine {atom.nearest_cosine:.4f}): the two cannot be "
+                f"told apart, so {atom.nearest!r} answers for both; leave one of them out"
             )
         elif "related" in atom.flags:
             pairs.setdefault(frozenset((atom.name, atom.nearest)), atom.nearest_cosine)

@@ -1,7 +1,8 @@
 """The command line: ``unmerge attribute``, ``unmerge decompose``, ``unmerge demo``.
 
 Exit codes: 0 done; 2 refused (arguments, files, shapes: one sentence on stderr); 3 an answer that did not converge, or no
-recipe where one was asked for; 130 interrupted.  The answer goes to stdout, everything else to stderr.  NumPy is imported by the commands, not by --help.
+recipe where one was asked for; 130 interrupted.  The answer goes to stdout, everything else to stderr.  NumPy is imported
+by the commands, not by --help.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plots of a decomposition or an attribution, with matplotlib (extra ``plot``).  Each takes ``ax`` and gives the Axes back."""
+"""Plots of a decomposition or an attribution, with matplotlib (extra ``plot``); each takes ``ax`` and gives it back."""
 
 from __future__ import annotations
 

@@ -62,6 +62,7 @@ RESCALES = {
     "density": _ffi.UNMERGE_RESCALE_DENSITY,
     "l1": _ffi.UNMERGE_RESCALE_L1,
 }
+DEFAULT = {"": _ffi.UNMERGE_METHOD_DEFAULT}
 CONSENSUS = {"sum": _ffi.UNMERGE_CONSENSUS_SUM, "count": _ffi.UNMERGE_CONSENSUS_COUNT}
 
 # Methods that divide by the sum of weights unless told otherwise, and methods that rescale what they keep.
@@ -296,7 +297,7 @@ def from_c(struct: Any, modules: int, columns: int) -> Recipe:
         task_rounding=_word(TASK_ROUNDINGS, struct.task_rounding),  # type: ignore[arg-type]
         task_dtype=_word(DTYPES, struct.task_dtype) if struct.task_dtype else None,
         normalize=None if struct.normalize == _ffi.UNMERGE_METHOD_DEFAULT else bool(struct.normalize),
-        rescale=None if struct.rescale == _ffi.UNMERGE_METHOD_DEFAULT else _word(RESCALES, struct.rescale),  # type: ignore[arg-type]
+        rescale=_word(DEFAULT | RESCALES, struct.rescale) or None,  # type: ignore[arg-type]
         consensus=_word(CONSENSUS, struct.consensus),  # type: ignore[arg-type]
         density=density,
         gamma=struct.gamma,
