@@ -484,6 +484,7 @@ unmerge_status unmerge_refine(const unmerge_gram *gram, const unmerge_operator *
 #define UNMERGE_MERGE_DELLA_LINEAR 11
 #define UNMERGE_MERGE_DELLA 12
 #define UNMERGE_MERGE_ADAPTER_CAT 13
+#define UNMERGE_MERGE_ADAPTER_LINEAR 14 /* factors summed apart; found by unmerge_attribute, not a recipe */
 
 #define UNMERGE_TASK_EXACT 0   /* d_j is the atom itself; no task model was stored */
 #define UNMERGE_TASK_STORED 1  /* t_j = b + atom in float32, rounded once to task_dtype */

@@ -75,6 +75,7 @@ inline std::size_t product(std::int64_t rows, std::int64_t cols) {
 inline const char *version() noexcept { return unmerge_version(); }
 inline const char *status_name(unmerge_status status) noexcept { return unmerge_status_name(status); }
 inline const char *outcome_name(std::int32_t outcome) noexcept { return unmerge_outcome_name(outcome); }
+inline const char *merge_name(std::int32_t method) noexcept { return unmerge_merge_name(method); }
 inline const char *blas_description() noexcept { return unmerge_blas_description(); }
 
 // ---------------------------------------------------------------- spans and views
@@ -177,6 +178,8 @@ using nnls_options = detail::initialised<unmerge_nnls_options, unmerge_nnls_opti
 using omp_options = detail::initialised<unmerge_omp_options, unmerge_omp_options_init>;
 using problem = detail::initialised<unmerge_problem, unmerge_problem_init>;
 using report_type = detail::initialised<unmerge_report, unmerge_report_init>;
+using recipe = detail::initialised<unmerge_recipe, unmerge_recipe_init>; // weights and densities are borrowed
+using attribute_options = detail::initialised<unmerge_attribute_options, unmerge_attribute_options_init>;
 
 // Set from any thread to cancel the calls whose run.cancel points to it.
 class cancel_flag {
@@ -640,6 +643,95 @@ inline result refine(const Gram &gram, const Operator &a, const Operator &y, con
     return unmerge_refine(gram.get(), a.get(), y.get(), &p, c, &coef, answer.reports.data(), e);
   });
   return answer;
+}
+
+// ---------------------------------------------------------------- recipes and replay
+
+// The merged weights of one module as they would be stored, into out: rows x cols of float or double.
+inline void merge(const Operator &a, const Operator &base, const unmerge_recipe &how, std::int64_t module, const view_type &out,
+                  const run &r = {}) {
+  detail::call(r, [&](const unmerge_run *c, unmerge_error *e) {
+    return unmerge_merge(a.get(), base.get(), &how, c, module, &out, e);
+  });
+}
+
+struct replayed {
+  std::vector<unmerge_replay_report> modules;
+  unmerge_replay_report total{};
+
+  // Of the stored values, those the recipe predicts: random methods, those it is consistent with, where that is known.
+  double share() const noexcept {
+    const std::int64_t right = total.consistent < 0 ? total.equal : total.consistent;
+    return total.entries > 0 ? static_cast<double>(right) / static_cast<double>(total.entries)
+                             : std::numeric_limits<double>::quiet_NaN();
+  }
+};
+
+inline replayed replay(const Operator &a, const Operator &y, const unmerge_recipe &how, const run &r = {}) {
+  using report = detail::initialised<unmerge_replay_report, unmerge_replay_report_init>;
+  replayed answer;
+  answer.modules.assign(detail::size(y.modules()) + 1, report());
+  detail::call(r, [&](const unmerge_run *c, unmerge_error *e) {
+    return unmerge_replay(a.get(), y.get(), &how, c, answer.modules.data(), e);
+  });
+  answer.total = answer.modules.back();
+  answer.modules.pop_back();
+  return answer;
+}
+
+// ---------------------------------------------------------------- attribution
+
+// weights is atoms x modules, row-major; NaN where a module was not analysed.
+struct attribution_modules {
+  std::vector<double> weights, unexplained;
+};
+
+class Attribution : public detail::handle<unmerge_attribution, unmerge_attribution_destroy> {
+public:
+  using handle::handle;
+
+  Attribution(const Operator &a, const Operator &y, const attribute_options &options = {}, const run &r = {}) {
+    detail::call(r, [&](const unmerge_run *c, unmerge_error *e) {
+      return unmerge_attribute(a.get(), y.get(), &options, c, &handle_, e);
+    });
+  }
+
+  unmerge_attribution_info info() const {
+    detail::initialised<unmerge_attribution_info, unmerge_attribution_info_init> i;
+    detail::call([&](unmerge_error *e) { return unmerge_attribution_get_info(handle_, &i, e); });
+    return i;
+  }
+
+  // In the order of the operator's columns.
+  std::vector<unmerge_attributed_atom> atoms() const {
+    using atom = detail::initialised<unmerge_attributed_atom, unmerge_attributed_atom_init>;
+    std::vector<unmerge_attributed_atom> list(detail::size(info().atoms), atom());
+    detail::call([&](unmerge_error *e) { return unmerge_attribution_atoms(handle_, list.data(), e); });
+    return list;
+  }
+
+  attribution_modules modules() const {
+    const unmerge_attribution_info i = info();
+    attribution_modules m;
+    m.weights.resize(detail::product(i.atoms, i.modules));
+    m.unexplained.resize(detail::size(i.modules));
+    const view_type w = view(m.weights.data(), i.atoms, i.modules);
+    detail::call([&](unmerge_error *e) { return unmerge_attribution_modules(handle_, &w, m.unexplained.data(), e); });
+    return m;
+  }
+
+  bool has_recipe() const { return info().has_recipe != 0; }
+
+  // Its weights point into this attribution: keep it alive as long.
+  unmerge::recipe recipe() const {
+    unmerge::recipe found;
+    detail::call([&](unmerge_error *e) { return unmerge_attribution_recipe(handle_, &found, e); });
+    return found;
+  }
+};
+
+inline Attribution attribute(const Operator &a, const Operator &y, const attribute_options &options = {}, const run &r = {}) {
+  return Attribution(a, y, options, r);
 }
 
 } // namespace unmerge

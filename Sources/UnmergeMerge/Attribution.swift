@@ -49,6 +49,8 @@ package final class Attribution: Handle, @unchecked Sendable {
   package private(set) var scale = WeightScale.absolute
   package private(set) var isComplete = false
   package private(set) var method: MergeMethod?
+  /// Adapters whose factors were summed apart, which no recipe can say.
+  package private(set) var isCrossed = false
   package private(set) var recipe: Recipe?
   package private(set) var recipeWeights: Buffer<Double>
   package private(set) var recipeStride = 0
@@ -111,6 +113,7 @@ package final class Attribution: Handle, @unchecked Sendable {
     try fillModules(modules, sums, findings)
     scale = findings.scale
     method = findings.method
+    isCrossed = findings.isCrossed
     recipe = findings.recipe
     density = findings.density
     equivalent = findings.equivalent

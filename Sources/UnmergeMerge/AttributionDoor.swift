@@ -62,7 +62,7 @@ extension unmerge_attribution_info: Growable {
     analysed = Int64(a.analysed)
     flags = a.flags
     weights_scale = a.scale.rawValue
-    method = a.method?.rawValue ?? 0
+    method = a.isCrossed ? UNMERGE_MERGE_ADAPTER_LINEAR : a.method?.rawValue ?? 0
     complete = a.isComplete ? 1 : 0
     equivalent = a.equivalent
     has_recipe = a.recipe == nil ? 0 : 1
@@ -233,7 +233,7 @@ public func unmerge_merge_name(_ method: Int32) -> UnsafePointer<CChar>? {
     case .dellaLinear: "della_linear"
     case .della: "della"
     case .adapterCat: "adapter_cat"
-    case nil: "unknown"
+    case nil: method == UNMERGE_MERGE_ADAPTER_LINEAR ? "adapter_linear" : "unknown"
     }
   return UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
 }

@@ -256,10 +256,11 @@ def _atom(struct: Any, j: int, names: list[str], weights: Any, paths: dict[str, 
 
 def _method(info: Any, rule: Recipe | None) -> MethodFound:
     """The name may be known without a recipe that would reproduce the target."""
-    names = {value: library().unmerge_merge_name(value).decode() for value in METHODS.values()}
+    values = (*METHODS.values(), _ffi.UNMERGE_MERGE_ADAPTER_LINEAR)
+    names = {value: library().unmerge_merge_name(value).decode() for value in values}
     name = names.get(info.method)
     normalize = None if info.normalize == _ffi.UNMERGE_METHOD_DEFAULT else bool(info.normalize)
-    scaled = name is not None and name not in ("model_stock", "slerp", "nuslerp", "adapter_cat")
+    scaled = name is not None and name not in ("model_stock", "slerp", "nuslerp", "adapter_cat", "adapter_linear")
     parameters: dict[str, Any] = {
         "density": None if name is None or math.isnan(info.density) else info.density,
         "normalize": (name in NORMALIZED if normalize is None else normalize) if scaled else None,

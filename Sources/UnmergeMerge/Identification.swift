@@ -1,0 +1,161 @@
+import UnmergeCore
+import UnmergeLinalg
+
+// By which method: recipes of the kind the entries show, replayed. What predicts most beyond coincidence on the smallest
+// modules stands and is replayed on all.
+
+extension Findings {
+  /// Methods that leave the same file up to rounding as a sum does.
+  var sumMethods: Int64 {
+    [MergeMethod.linear, .taskArithmetic, .slerp, .adapterCat].reduce(0) { $0 | 1 << Int64($1.rawValue) }
+  }
+
+  private func recipe(_ method: MergeMethod, _ w: [Double], density q: Double = 1) throws(UnmergeError) -> Recipe {
+    var r = Recipe(method, weights: try PerAtom(w, stride: w.count > n ? n : 0))
+    r.densities = PerAtom(constant: q)
+    return r
+  }
+
+  /// Weights as people write them, and as they were found where that is something else.
+  private func weightSets(_ kind: MergeKind, _ found: [Int]) -> [[Double]] {
+    if scale == .perModule {
+      return [moduleWeights.flatMap { own in (0..<n).map { own.isEmpty ? 0 : tidy(own[$0], within: 0.001) } }]
+    }
+    var sets: [[Double]] = []
+    for relative in kind == .drop ? [0.012, 0.004] : [0.004] {
+      var w = Array(repeating: 0.0, count: n)
+      for j in found { w[j] = tidy(weights[j], within: max(0.002, relative * abs(weights[j]), min(0.006, margins[j]))) }
+      if sets.last != w { sets.append(w) }
+    }
+    return sets
+  }
+
+  private func candidates(_ kind: MergeKind, _ found: [Int]) throws(UnmergeError) -> [(recipe: Recipe, weights: [Double])] {
+    let q = density.isNaN ? 0.5 : density
+    var list: [(recipe: Recipe, weights: [Double])] = []
+    for w in weightSets(kind, found) {
+      let own = found.map { w[$0] }
+      let total = own.reduce(0, +)
+      switch kind {
+      case .sum:
+        if scale != .perModule, abs(total - 1) < 0.004 { list.append((try recipe(.linear, w), w)) }
+        list.append((try recipe(.taskArithmetic, w), w))
+        if scale != .perModule { list.append((try recipe(.adapterCat, w), w)) }
+        if found.count > 1, let most = own.max(), let least = own.min(), least > 0.8 * most {
+          let ones = (0..<n).map { found.contains($0) ? 1.0 : 0 }
+          list.append((try recipe(.modelStock, ones), ones))
+        }
+        if scale != .perModule, found.count == 2, abs(total - 1) < 0.01 {
+          var r = try recipe(.slerp, w)
+          r.t = w[found[1]]
+          list.append((r, w))
+        }
+      case .drop:
+        let methods: [MergeMethod] =
+          scale == .ratio ? [.della, .dareTies] : [.dareLinear, .dareTies, .dellaLinear, .della, .breadcrumbs, .breadcrumbsTies]
+        for method in methods {
+          var r = try recipe(method, w, density: q)
+          r.epsilon = min(0.1, 0.9 * q, 0.9 * (1 - q))
+          r.normalize = scale == .ratio
+          list.append((r, w))
+        }
+      case .trim:
+        var r = try recipe(.ties, w, density: q)
+        (r.normalize, r.lambda) = (scale == .ratio, lambda)
+        list.append((r, w))
+        list.append((try recipe(.breadcrumbsTies, w, density: q), w))
+      }
+    }
+    return list
+  }
+
+  /// Replays what may have been and keeps what predicts most.
+  mutating func identify(_ kind: MergeKind, _ found: [Int], _ settings: AttributionSettings) throws(UnmergeError) {
+    if isCrossed {
+      (method, recipe, equivalent) = (nil, nil, 0)
+      return
+    }
+    let list = try candidates(kind, found)
+    guard y.modules.contains(where: { if case .dense(_, _?, _)? = $0.piece(0) { true } else { false } }) else {
+      // An adapter: nothing was rounded against a base, and nothing can be replayed.
+      if let first = list.first(where: { $0.recipe.method != .linear }) ?? list.first { settle(first, kind, found) }
+      return
+    }
+    // The smallest modules that somebody is in.
+    let order = a.modules.indices.filter { m in
+      y.modules[m].piece(0) != nil && a.modules[m].entries > 0 && found.contains { a.modules[m].piece($0) != nil }
+    }.sorted { (a.modules[$0].entries, $0) < (a.modules[$1].entries, $1) }
+    let tried = Array(order.prefix(2))
+    let choices = storageChoices()
+    let meter = PassMeter(
+      watch, pass: 2, total: max(1, tried.reduce(0) { $0 + a.modules[$1].entries } * list.count * choices.count * 2))
+    var best: (score: Double, index: Int, recipe: Recipe)?
+    for (index, plain) in list.enumerated() {
+      for (dtype, out) in choices {
+        for rounding in plain.recipe.method == .adapterCat ? [TaskRounding.none] : [.stored, .product] {
+          var r = plain.recipe
+          (r.dtype, r.outType, r.taskRounding) = (dtype, out, rounding)
+          guard let sum = try replay(r, tried, meter), sum.entries > 0 else { continue }
+          let score = Double((sum.consistent ?? sum.equal) - (sum.chance ?? 0)) / Double(sum.entries)
+          if best == nil || score > best!.score + 1e-9 { best = (score, index, r) }
+        }
+      }
+    }
+    guard let best else { return }
+    settle((best.recipe, list[best.index].weights), kind, found)
+    guard settings.replays, let recipe else { return }
+    let all = try Replay(a, y, recipe, watch).compareAll()
+    guard let last = all.last, last.entries > 0 else { return }
+    equal = last.consistent ?? last.equal
+    compared = last.entries
+    chance = Double(last.chance ?? 0) / Double(last.entries)
+    let share = Double(equal) / Double(compared)
+    isProved = share > 0.97 && share > chance + 0.2
+    replayResidual = last.squares
+    guard isProved, scale != .perModule, recipe.method != .modelStock else { return }
+    // What reproduces the file is not an estimate any more.
+    let w = list[best.index].weights
+    for j in found where abs(w[j] - weights[j]) <= max(margins[j], 0.003, 0.012 * abs(w[j])) { weights[j] = w[j] }
+  }
+
+  /// Nil where the method cannot be formed.
+  private func replay(_ r: Recipe, _ modules: [Int], _ meter: PassMeter) throws(UnmergeError) -> Replayed? {
+    var sum = Replayed()
+    for m in modules {
+      do throws(UnmergeError) {
+        sum.add(try Replay(a, y, r, watch).compare(m, meter))
+      } catch {
+        if let stop = watch.poll() { throw stop.error }
+        return nil
+      }
+    }
+    return sum
+  }
+
+  /// What the tool may have computed in and stored as.
+  private func storageChoices() -> [(ElementType?, ElementType?)] {
+    for m in y.modules {
+      if case .dense(let values, _, _)? = m.piece(0), values.type == .bf16 || values.type == .f16 {
+        return [(values.type, nil), (.f32, values.type)]
+      }
+    }
+    return [(.f32, nil)]
+  }
+
+  private mutating func settle(_ chosen: (recipe: Recipe, weights: [Double]), _ kind: MergeKind, _ found: [Int]) {
+    recipe = chosen.recipe
+    method = chosen.recipe.method
+    recipeWeights = chosen.weights
+    recipeStride = chosen.weights.count > n ? n : 0
+    equivalent = 1 << Int64(chosen.recipe.method.rawValue)
+    if chosen.recipe.method == .modelStock { scale = .perModule }
+    guard kind == .sum, chosen.recipe.method != .modelStock else { return }
+    density = .nan
+    guard scale != .perModule else { return }
+    equivalent |= 1 << Int64(MergeMethod.taskArithmetic.rawValue) | 1 << Int64(MergeMethod.adapterCat.rawValue)
+    if abs(found.reduce(0) { $0 + chosen.weights[$1] } - 1) < 0.004 {
+      equivalent |= 1 << Int64(MergeMethod.linear.rawValue)
+      if found.count <= 2 { equivalent |= 1 << Int64(MergeMethod.slerp.rawValue) }
+    }
+  }
+}

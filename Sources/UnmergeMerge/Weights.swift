@@ -1,0 +1,207 @@
+import UnmergeCore
+import UnmergeLinalg
+
+// Weights of the atoms that are present, by what the merge does to entries.
+
+extension Findings {
+  // MARK: weights
+
+  /// Sums: the log-determinant fit over the atoms found and their relatives; without anything unknown, least squares on the
+  /// stored task vectors, which is exact.
+  mutating func weighSum(
+    _ found: [Int], _ sample: RowSample, _ modules: [RowSpaceSums], _ sums: RowSpaceSums, _ usable: [Int],
+    _ fit: DictionaryFit, _ presence: Presence, _ traces: Traces, _ z: Double
+  ) throws(UnmergeError) {
+    let exact = try traces.leastSquares()
+    let rounding = sample.modules.reduce(0) { $0 + $1.roundingVariance * Double($1.entries) }
+    if exact.residual < 3 * rounding || exact.residual < 1e-4 * sums.yy {
+      for (x, j) in found.enumerated() {
+        weights[j] = exact.weights[x]
+        // Half a unit of a rounded weight is in every module alike: bfloat16 weights and products.
+        margins[j] = z * max(exact.errors[x], 2e-4 * abs(exact.weights[x]))
+      }
+      return
+    }
+    if try weighModules(found, modules, sums, z) { return }
+    if try weighCrossed(found, sample, sums, z) { return }
+    // Relatives that are absent show how much of the unknown looks like them.
+    let relatives = usable.filter { j in !present.contains(j) && found.contains { abs(fit.cosine($0, j)) > 0.2 } }
+    let chosen = found + relatives
+    let solution = try WhitenedFit(sample, atoms: chosen, watch).minimise(from: chosen.map { presence.weights[$0] })
+    for (x, j) in found.enumerated() {
+      var (leak, total) = (0.0, 0.0)
+      for (y, i) in relatives.enumerated() {
+        let cosine = fit.cosine(i, j)
+        if abs(cosine) > 0.2 {
+          leak += cosine * solution.weights[found.count + y]
+          total += abs(cosine)
+        }
+      }
+      let shift = total > 0 ? leak / total : 0
+      weights[j] = solution.weights[x] - shift
+      let error = solution.standardErrors[x].isFinite ? solution.standardErrors[x] : 0
+      // What all modules share is not in their spread; what innocent relatives got is a measure of it.
+      margins[j] = z * (error * error * 9 + shift * shift / 4 + 4e-8).squareRoot()
+    }
+  }
+
+  /// A weight of its own in every module, where that explains what one weight does not.
+  private mutating func weighModules(
+    _ found: [Int], _ modules: [RowSpaceSums], _ sums: RowSpaceSums, _ z: Double
+  ) throws(UnmergeError) -> Bool {
+    var (left, rounding) = (0.0, 0.0)
+    var own: [[Double]] = []
+    for m in modules {
+      guard m.yy > 0 else {
+        own.append([])
+        continue
+      }
+      let local = DictionaryFit(m.gram, atoms: n)
+      let w = try local.solve(m.c, found.filter { local.norm($0) > 0 })
+      left += m.residual(w)
+      rounding += m.rounding
+      own.append(w)
+    }
+    let pooled = sums.residual(try DictionaryFit(sums.gram, atoms: n).solve(sums.c, found))
+    guard left < 3 * rounding || left < 1e-4 * sums.yy, pooled > 2 * left else { return false }
+    scale = .perModule
+    moduleWeights = own
+    leftPerModule = left
+    for j in found {
+      let values = own.indices.filter { !own[$0].isEmpty && modules[$0].gram[j * n + j] > 0 }.map { own[$0][j] }
+      guard !values.isEmpty else { continue }
+      weights[j] = values.reduce(0, +) / Double(values.count)
+      margins[j] = z * max(2e-3 * abs(weights[j]), 2e-4)
+    }
+    return true
+  }
+
+  /// Adapters whose factors were summed apart (PEFT's `linear`): Σ √w_i B_i · Σ √w_j A_j has every B_i A_j in it.
+  private mutating func weighCrossed(
+    _ found: [Int], _ sample: RowSample, _ sums: RowSpaceSums, _ z: Double
+  ) throws(UnmergeError) -> Bool {
+    let k = found.count
+    guard k > 1, k <= 4 else { return false }
+    let terms = k * k
+    var g = Array(repeating: 0.0, count: terms * terms)
+    var c = Array(repeating: 0.0, count: terms)
+    var (yy, rounding) = (0.0, 0.0)
+    for m in sample.modules {
+      var factors: [(b: Buffer<Float>, a: Buffer<Float>, rank: Int)] = []
+      for j in found { if case .factors(let b, let a, let rank)? = m.atoms[j] { factors.append((b, a, rank)) } }
+      guard factors.count == k, factors.allSatisfy({ $0.rank == factors[0].rank && $0.rank > 0 }) else { return false }
+      let rank = factors[0].rank
+      var products: [Buffer<Float>] = []
+      for i in 0..<k {
+        for j in 0..<k {
+          let x: Buffer<Float> = try allocate(m.entries)
+          Float.gemm(
+            false, false, m.cols, m.rows, rank, 1, factors[j].a.pointer, m.cols, factors[i].b.pointer, rank, 0, x.pointer, m.cols)
+          products.append(x)
+        }
+      }
+      for p in 0..<terms {
+        for q in 0...p {
+          let dot = Float.dot(products[p].pointer, products[q].pointer, m.entries)
+          g[p * terms + q] += dot
+          if p != q { g[q * terms + p] += dot }
+        }
+        c[p] += Float.dot(products[p].pointer, m.target.pointer, m.entries)
+      }
+      yy += Float.squares(m.target.pointer, m.entries)
+      rounding += m.roundingVariance * Double(m.entries)
+      if let stop = watch.poll() { throw stop.error }
+    }
+    let x = try DictionaryFit(g, atoms: terms).solve(c, Array(0..<terms))
+    var residual = yy
+    for p in 0..<terms {
+      residual -= 2 * x[p] * c[p]
+      for q in 0..<terms { residual += x[p] * x[q] * g[p * terms + q] }
+    }
+    guard residual < 4 * rounding || residual < 1e-4 * sums.yy else { return false }
+    for (place, j) in found.enumerated() {
+      weights[j] = x[place * k + place]
+      margins[j] = z * max(2e-3 * abs(weights[j]), 2e-4)
+    }
+    isCrossed = true
+    leftPerModule = residual * sums.yy / max(yy, .leastNormalMagnitude)
+    return true
+  }
+
+  /// Dropped entries: the places of the multiples are w / q.
+  mutating func weighDrop(
+    _ found: [Int], _ least: [Double], _ sums: RowSpaceSums, _ fit: DictionaryFit, _ traces: Traces, _ z: Double
+  ) throws(UnmergeError) {
+    let places = try traces.multiples()
+    let clear = found.indices.filter { places[$0].z > 10 && places[$0].entries > 100 }
+    for j in found { margins[j] = z * max(0.02 * abs(least[j]), 0.005) }
+    guard !clear.isEmpty else { return }
+    var shares: [Double] = []
+    if let kept = try Traces(traces, clear).keptShare(clear.map { places[$0].ratio }) { shares.append(kept) }
+    // Least squares is right on average: w / ρ is the share kept, but for what related fine-tunes add.
+    let slopes = clear.map { least[found[$0]] / places[$0].ratio }.filter { $0 > 0 && $0 <= 1.2 }
+    let slope = slopes.isEmpty ? nil : slopes.min()
+    let kept = shares.first ?? slope ?? .nan
+    guard kept > 0.01, kept <= 1.05 else { return }
+    density = min(1, tidyDensity(kept))
+    let ratios = clear.map { places[$0].ratio }
+    let middle = median(ratios)
+    // Divided by the sum of the weights that agree, every component alone stands at λ/q, whatever its weight.
+    let isNormalised =
+      clear.count == found.count && found.count > 1 && middle > 0 && ratios.allSatisfy { abs($0 - middle) < 0.05 * middle }
+      && middle * kept > 0.7
+    if isNormalised, let pairs = try traces.ratios(lambda: middle, density: 1) {
+      scale = .ratio
+      for (x, j) in found.enumerated() {
+        weights[j] = pairs[x]
+        margins[j] = z * max(0.01 * pairs[x], 0.004)
+      }
+      return
+    }
+    for x in clear {
+      let j = found[x]
+      weights[j] = density * places[x].ratio
+      margins[j] = z * max(0.003 * abs(weights[j]), 0.0008)
+    }
+  }
+
+  /// Shares are written in twentieths; beyond 0.026 from one, the estimate stands.
+  func tidyDensity(_ x: Double) -> Double {
+    let near = (x * 20).rounded() / 20
+    if abs(near - x) <= 0.026 { return max(near, 0.01) }
+    return x
+  }
+
+  /// Trimmed entries: λ from single survivors, q from where they begin, ratios from pairs.
+  mutating func weighTrim(
+    _ found: [Int], _ least: [Double], _ sums: RowSpaceSums, _ traces: Traces, _ z: Double
+  ) throws(UnmergeError) {
+    let places = try traces.multiples()
+    let ratios = places.map(\.ratio)
+    let clear = found.indices.filter { places[$0].z > 10 && places[$0].entries > 100 }
+    let sum = found.reduce(0) { $0 + abs(least[$1]) }
+    for j in found { margins[j] = z * max(0.02 * abs(least[j]), 0.005) }
+    guard clear.count == found.count else {
+      scale = .ratio
+      if sum > 0 { for j in found { weights[j] = least[j] / sum } }
+      return
+    }
+    if let kept = try traces.trimmedShare(ratios) { density = tidyDensity(kept) }
+    let place = median(ratios)
+    let isNormalised = ratios.allSatisfy { abs($0 - place) < 0.03 * abs(place) } && (found.count > 1 || abs(place - 1) < 0.03)
+    if isNormalised, place > 0 {
+      scale = .ratio
+      lambda = tidy(place, within: 0.01)
+      let pairs = try traces.ratios(lambda: lambda, density: density.isNaN ? 0.5 : density)
+      for (x, j) in found.enumerated() {
+        weights[j] = pairs?[x] ?? (sum > 0 ? least[j] / sum : 0)
+        margins[j] = z * (pairs == nil ? 0.05 : max(0.002, 0.004 * weights[j]))
+      }
+    } else {
+      for (x, j) in found.enumerated() {
+        weights[j] = ratios[x]
+        margins[j] = z * max(0.003 * abs(ratios[x]), 0.001)
+      }
+    }
+  }
+}
