@@ -122,7 +122,7 @@ struct Findings: Sendable {
     margins = Array(repeating: 0, count: n)
     qValues = []
 
-    let kind = try MergeKind(sample, floors: try WhitenedFit(sample, atoms: [], watch).floors)
+    var kind = try MergeKind(sample, floors: try WhitenedFit(sample, atoms: [], watch).floors)
     if kind != .sum {
       let spikes = try multiplesOfOne(sample, usable)
       for j in usable {
@@ -155,6 +155,7 @@ struct Findings: Sendable {
     }
 
     let traces = Traces(sample, found)
+    if kind == .drop, try isTrimmed(found, traces) { kind = .trim }
     switch kind {
     case .sum: try weighSum(found, sample, modules, sums, usable, fit, presence, traces, z)
     case .drop: try weighDrop(found, least, sums, fit, traces, z)

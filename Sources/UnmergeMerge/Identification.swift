@@ -63,7 +63,9 @@ extension Findings {
         var r = try recipe(.ties, w, density: q)
         (r.normalize, r.lambda) = (scale == .ratio, lambda)
         list.append((r, w))
-        list.append((try recipe(.breadcrumbsTies, w, density: q), w))
+        for method in [MergeMethod.breadcrumbs, .breadcrumbsTies] where scale != .ratio {
+          list.append((try recipe(method, w, density: q), w))
+        }
       }
     }
     return list
@@ -97,7 +99,9 @@ extension Findings {
           (r.dtype, r.outType, r.taskRounding) = (dtype, out, rounding)
           guard let sum = try replay(r, tried, meter), sum.entries > 0 else { continue }
           let score = Double((sum.consistent ?? sum.equal) - (sum.chance ?? 0)) / Double(sum.entries)
-          if best == nil || score > best!.score + 1e-9 { best = (score, index, r) }
+          // Where nothing predicts much, the plainest stands.
+          let margin = best?.index == index || kind != .sum ? 1e-9 : 0.01
+          if best == nil || score > best!.score + margin { best = (score, index, r) }
         }
       }
     }

@@ -100,8 +100,9 @@ struct Traces: Sendable {
     return alone + none > 200 && none > 1.15 * around ? alone / (alone + none) : nil
   }
 
-  /// The share of the largest entries of a task vector that were kept: where, along the order of |τ|, multiples begin.
-  func trimmedShare(_ ratios: [Double]) throws(UnmergeError) -> Double? {
+  /// The share of the largest entries of a task vector that were kept: where, along the order of |τ|, multiples begin; and how
+  /// much rarer they are before, as a share.
+  func trimmedShare(_ ratios: [Double]) throws(UnmergeError) -> (share: Double, before: Double)? {
     let bins = 100
     var hits = Array(repeating: 0.0, count: bins)
     var counts = Array(repeating: 0.0, count: bins)
@@ -127,7 +128,11 @@ struct Traces: Sendable {
         }
       }
     }
-    return step(hits, counts).map { 1 - Double($0) / Double(bins) }
+    guard let at = step(hits, counts) else { return nil }
+    func rate(_ r: Range<Int>) -> Double { hits[r].reduce(0, +) / max(counts[r].reduce(0, +), 1) }
+    // The jump may fall into a bin.
+    let (low, high) = (rate(0..<max(0, at - 2)), rate(min(bins, at + 1)..<bins))
+    return (1 - Double(at) / Double(bins), high > 0 ? low / high : 1)
   }
 
   /// Where a rate jumps: the split of greatest binomial likelihood.
@@ -179,7 +184,7 @@ struct Traces: Sendable {
     for x in 0..<k {
       for y in 0..<x {
         let peak = votes[x * k + y].peak()
-        guard peak.z > 8, peak.ratio > 0.01, peak.ratio < 0.99 else { continue }
+        guard peak.z > 8, peak.ratio > 0.03, peak.ratio < 0.97 else { continue }
         let (weight, logit) = (peak.entries, Platform.log(peak.ratio / (1 - peak.ratio)))
         g[x * k + x] += weight
         g[y * k + y] += weight

@@ -12,6 +12,7 @@ extension Findings {
     _ found: [Int], _ sample: RowSample, _ modules: [RowSpaceSums], _ sums: RowSpaceSums, _ usable: [Int],
     _ fit: DictionaryFit, _ presence: Presence, _ traces: Traces, _ z: Double
   ) throws(UnmergeError) {
+    if try weighModules(found, modules, sums, z) { return }
     let exact = try traces.leastSquares()
     let rounding = sample.modules.reduce(0) { $0 + $1.roundingVariance * Double($1.entries) }
     if exact.residual < 3 * rounding || exact.residual < 1e-4 * sums.yy {
@@ -22,7 +23,6 @@ extension Findings {
       }
       return
     }
-    if try weighModules(found, modules, sums, z) { return }
     if try weighCrossed(found, sample, sums, z) { return }
     // Relatives that are absent show how much of the unknown looks like them.
     let relatives = usable.filter { j in !present.contains(j) && found.contains { abs(fit.cosine($0, j)) > 0.2 } }
@@ -63,7 +63,7 @@ extension Findings {
       own.append(w)
     }
     let pooled = sums.residual(try DictionaryFit(sums.gram, atoms: n).solve(sums.c, found))
-    guard left < 3 * rounding || left < 1e-4 * sums.yy, pooled > 2 * left else { return false }
+    guard left < 3 * rounding || left < 1e-4 * sums.yy, pooled > 1.5 * left else { return false }
     scale = .perModule
     moduleWeights = own
     leftPerModule = left
@@ -128,6 +128,14 @@ extension Findings {
     return true
   }
 
+  /// Small entries of an unknown component may hide that those of the atoms are gone; multiples of the atoms show it.
+  func isTrimmed(_ found: [Int], _ traces: Traces) throws(UnmergeError) -> Bool {
+    let places = try traces.multiples()
+    let clear = found.indices.filter { places[$0].z > 10 && places[$0].entries > 100 }
+    guard !clear.isEmpty, let kept = try Traces(traces, clear).trimmedShare(clear.map { places[$0].ratio }) else { return false }
+    return kept.before < 0.1 && kept.share < 0.92 && kept.share > 0.03
+  }
+
   /// Dropped entries: the places of the multiples are w / q.
   mutating func weighDrop(
     _ found: [Int], _ least: [Double], _ sums: RowSpaceSums, _ fit: DictionaryFit, _ traces: Traces, _ z: Double
@@ -150,11 +158,13 @@ extension Findings {
     let isNormalised =
       clear.count == found.count && found.count > 1 && middle > 0 && ratios.allSatisfy { abs($0 - middle) < 0.05 * middle }
       && middle * kept > 0.7
-    if isNormalised, let pairs = try traces.ratios(lambda: middle, density: 1) {
+    if isNormalised {
       scale = .ratio
+      let pairs = try traces.ratios(lambda: middle, density: 1)
+      let sum = found.reduce(0) { $0 + abs(least[$1]) }
       for (x, j) in found.enumerated() {
-        weights[j] = pairs[x]
-        margins[j] = z * max(0.01 * pairs[x], 0.004)
+        weights[j] = pairs?[x] ?? least[j] / sum
+        margins[j] = z * (pairs == nil ? 0.05 : max(0.01 * weights[j], 0.004))
       }
       return
     }
@@ -186,7 +196,7 @@ extension Findings {
       if sum > 0 { for j in found { weights[j] = least[j] / sum } }
       return
     }
-    if let kept = try traces.trimmedShare(ratios) { density = tidyDensity(kept) }
+    if let kept = try traces.trimmedShare(ratios) { density = tidyDensity(kept.share) }
     let place = median(ratios)
     let isNormalised = ratios.allSatisfy { abs($0 - place) < 0.03 * abs(place) } && (found.count > 1 || abs(place - 1) < 0.03)
     if isNormalised, place > 0 {
