@@ -49,7 +49,7 @@ MergeMethod = Literal[
 METHODS: dict[str, int] = {
     name.removeprefix("UNMERGE_MERGE_").lower(): value
     for name, value in vars(_ffi).items()
-    if name.startswith("UNMERGE_MERGE_")
+    if name.startswith("UNMERGE_MERGE_") and value != _ffi.UNMERGE_MERGE_ADAPTER_LINEAR  # which is not a recipe
 }
 DTYPES = {"float32": _ffi.UNMERGE_F32, "float16": _ffi.UNMERGE_F16, "bfloat16": _ffi.UNMERGE_BF16}
 TASK_ROUNDINGS = {
