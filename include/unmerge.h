@@ -598,7 +598,7 @@ typedef struct unmerge_attribution unmerge_attribution;
 
 typedef struct unmerge_attribute_options {
   size_t struct_size;
-  double fdr;        /* (0, 1); false discovery rate at which atoms are called present; default 0.02 */
+  double fdr;        /* (0, 1); false discovery rate at which atoms are called present; default 0.05 */
   double confidence; /* (0, 1); of the intervals; default 0.9 */
   int64_t rows;      /* rows of each module that are analysed, >= 16; default 512 (all where a module has fewer) */
   int64_t bytes;     /* memory for the analysed sample; >= 1 MiB; default 400 MiB; modules are left out evenly beyond it */

@@ -78,7 +78,8 @@ package final class Attribution: Handle, @unchecked Sendable {
     recipeWeights = try allocate(max(n, 1))
     let modules = try RowSpaces(a, y, watch).perModule()
     var sums = RowSpaceSums(atoms: n, spaces: n <= RowSpaces.limit)
-    for m in modules { sums.add(m) }
+    // Where the target is not set there is nothing to explain, and nothing an atom has there counts.
+    for (m, own) in modules.enumerated() where y.modules[m].piece(0) != nil { sums.add(own) }
     let fit = DictionaryFit(sums.gram, atoms: n)
     moduleWeights = modules.map { _ in Array(repeating: .nan, count: n) }
     moduleUnexplained = modules.map { $0.yy > 0 ? 1 : 0 }

@@ -8,7 +8,7 @@ extension unmerge_attribute_options: Growable {
   package static var defaults: unmerge_attribute_options {
     var o = unmerge_attribute_options()
     o.struct_size = MemoryLayout<unmerge_attribute_options>.size
-    o.fdr = 0.02
+    o.fdr = 0.05
     o.confidence = 0.9
     o.rows = 512
     o.bytes = 400 << 20

@@ -128,8 +128,8 @@ struct Findings: Sendable {
       for j in usable {
         guard let spike = spikes[j] else { continue }
         shares[j] = spike.share
-        // Bonferroni, nine parts to the first and one to the second.
-        pValues[j] = min(1, min(pValues[j] / 0.9, spike.pValue / 0.1))
+        // Bonferroni, most of it to the spike, which what is merely related does not have.
+        pValues[j] = min(1, min(pValues[j] / 0.2, spike.pValue / 0.8))
       }
     }
     qValues = falseDiscoveryRates(pValues, usable)

@@ -67,11 +67,12 @@ package struct RowSample: Sendable {
   package let atoms: Int
   package let modules: [SampledModule]
 
-  /// The atoms and the target (one column) have the same modules; of them those that hold at least one atom are sampled.
+  /// The atoms and the target (one column) have the same modules; of them those that hold the target and at least one atom
+  /// are sampled.
   package init(_ a: Columns, _ y: Columns, limits: Limits = Limits(), _ watch: Watch) throws(UnmergeError) {
     let plans = a.modules.indices.compactMap { m -> Plan? in
       let plan = Plan(a.modules[m], y.modules[m], index: m, atoms: a.count, limits)
-      return plan.rows * plan.cols > 0 && plan.atoms.contains { $0 != nil } ? plan : nil
+      return plan.rows * plan.cols > 0 && plan.target != nil && plan.atoms.contains { $0 != nil } ? plan : nil
     }
     var chosen = spread(min(limits.modules, plans.count), of: plans.count).map { plans[$0] }
     // Equally spaced over the list, as many as fit; one at least.

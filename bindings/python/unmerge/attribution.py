@@ -63,7 +63,7 @@ def attribute(
     base: Model | None = None,
     atoms: Union[Sequence[Model], Mapping[str, Model], None] = None,
     target: Model | None = None,
-    fdr: float = 0.02,
+    fdr: float = 0.05,
     confidence: float = 0.9,
     rows: int = 512,
     bytes: int = MEMORY,

@@ -110,7 +110,7 @@ def _app() -> Any:
         atoms: list[str] = typer.Option(..., metavar="PATH...", help="Adapters and checkpoints, mixed."),
         target: str = typer.Option(..., metavar="PATH", help="The merged model, or a merged adapter."),
         base: Optional[str] = typer.Option(None, metavar="PATH", help="The checkpoint the others are compared with."),
-        fdr: float = typer.Option(0.02, help="False discovery rate at which atoms are called present."),
+        fdr: float = typer.Option(0.05, help="False discovery rate at which atoms are called present."),
         confidence: float = typer.Option(0.9, help="Of the intervals."),
         rows: int = typer.Option(512, help="Rows of each module that are analysed."),
         replay: bool = typer.Option(True, help="Replay the recipe found over all entries."),
