@@ -52,7 +52,8 @@ extension Findings {
         }
       case .drop:
         let methods: [MergeMethod] =
-          scale == .ratio ? [.della, .dareTies] : [.dareLinear, .dareTies, .dellaLinear, .della, .breadcrumbs, .breadcrumbsTies]
+          scale == .ratio
+          ? [.della, .dareTies] : [.dareLinear, .dareTies, .dellaLinear, .della, .breadcrumbs, .breadcrumbsTies]
         for method in methods {
           var r = try recipe(method, w, density: q)
           r.epsilon = min(0.1, 0.9 * q, 0.9 * (1 - q))

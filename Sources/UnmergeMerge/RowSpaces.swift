@@ -189,7 +189,8 @@ struct RowSpaces: Sendable {
               scale: scale, add: false)
           }
           // Δ Q_allᵀ = B (A Q_allᵀ)
-          Float.gemm(true, true, t, r, rank[x], 1, b.pointer, rank[x], s.pointer + first[x] * r, r, 0, z.pointer + x * stride, t)
+          Float.gemm(
+            true, true, t, r, rank[x], 1, b.pointer, rank[x], s.pointer + first[x] * r, r, 0, z.pointer + x * stride, t)
         case .dense:
           let slot = dense.firstIndex(of: x) ?? 0
           let own = whole.pointer + slot * tile * k
@@ -266,7 +267,11 @@ struct RowSpaces: Sendable {
         Float.load(
           raw + i * k, values.address(row + i, 0), values.type, stride: values.columnStride, count: k, scale: 1, add: false)
         let o = out + i * k
-        if scale == 1 { o.update(from: raw + i * k, count: k) } else { for c in 0..<k { o[c] = Float(scale) * raw[i * k + c] } }
+        if scale == 1 {
+          o.update(from: raw + i * k, count: k)
+        } else {
+          for c in 0..<k { o[c] = Float(scale) * raw[i * k + c] }
+        }
         if let base {
           Float.load(o, base.address(row + i, 0), base.type, stride: base.columnStride, count: k, scale: -scale, add: true)
         }

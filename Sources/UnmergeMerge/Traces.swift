@@ -164,7 +164,8 @@ struct Traces: Sendable {
       for tau in taus {
         let rank = m.entries - max(1, Int(density * Double(m.entries)))
         least.append(
-          try allocating { () throws(OutOfMemory) in try Magnitude.orderStatistic(tau.pointer, m.entries, rank: rank).value })
+          try allocating { () throws(OutOfMemory) in try Magnitude.orderStatistic(tau.pointer, m.entries, rank: rank).value }
+        )
       }
       for i in 0..<m.entries {
         let u = Self.unit(m, i)

@@ -96,7 +96,8 @@ extension Findings {
         for j in 0..<k {
           let x: Buffer<Float> = try allocate(m.entries)
           Float.gemm(
-            false, false, m.cols, m.rows, rank, 1, factors[j].a.pointer, m.cols, factors[i].b.pointer, rank, 0, x.pointer, m.cols)
+            false, false, m.cols, m.rows, rank, 1, factors[j].a.pointer, m.cols, factors[i].b.pointer, rank, 0, x.pointer,
+            m.cols)
           products.append(x)
         }
       }
@@ -132,7 +133,9 @@ extension Findings {
   func isTrimmed(_ found: [Int], _ traces: Traces) throws(UnmergeError) -> Bool {
     let places = try traces.multiples()
     let clear = found.indices.filter { places[$0].z > 10 && places[$0].entries > 100 }
-    guard !clear.isEmpty, let kept = try Traces(traces, clear).trimmedShare(clear.map { places[$0].ratio }) else { return false }
+    guard !clear.isEmpty, let kept = try Traces(traces, clear).trimmedShare(clear.map { places[$0].ratio }) else {
+      return false
+    }
     return kept.before < 0.1 && kept.share < 0.92 && kept.share > 0.03
   }
 
@@ -198,7 +201,8 @@ extension Findings {
     }
     if let kept = try traces.trimmedShare(ratios) { density = tidyDensity(kept.share) }
     let place = median(ratios)
-    let isNormalised = ratios.allSatisfy { abs($0 - place) < 0.03 * abs(place) } && (found.count > 1 || abs(place - 1) < 0.03)
+    let isNormalised =
+      ratios.allSatisfy { abs($0 - place) < 0.03 * abs(place) } && (found.count > 1 || abs(place - 1) < 0.03)
     if isNormalised, place > 0 {
       scale = .ratio
       lambda = tidy(place, within: 0.01)
