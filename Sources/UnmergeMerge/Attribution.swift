@@ -76,10 +76,7 @@ package final class Attribution: Handle, @unchecked Sendable {
     entries = a.entries
     atoms = Array(repeating: AttributedAtom(), count: n)
     recipeWeights = try allocate(max(n, 1))
-    let modules = try RowSpaces(a, y, watch).perModule()
-    var sums = RowSpaceSums(atoms: n, spaces: n <= RowSpaces.limit)
-    // Where the target is not set there is nothing to explain, and nothing an atom has there counts.
-    for (m, own) in modules.enumerated() where y.modules[m].piece(0) != nil { sums.add(own) }
+    let (sums, modules) = try RowSpaces(a, y, watch).sums()
     let fit = DictionaryFit(sums.gram, atoms: n)
     moduleWeights = modules.map { _ in Array(repeating: .nan, count: n) }
     moduleUnexplained = modules.map { $0.yy > 0 ? 1 : 0 }

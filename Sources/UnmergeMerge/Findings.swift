@@ -205,8 +205,9 @@ struct Findings: Sendable {
     let expected = min(rounding + drops, sums.yy)
     noise = expected / sums.yy
     missing = isProved ? 0 : (residual - expected) / sums.yy
-    // Dropped entries leave more than their mean says; a sum leaves nothing.
-    isComplete = isProved || missing < (kind == .sum ? 0.02 : 0.05)
+    // Dropped entries leave more than their mean says; a sum leaves nothing, and its recipe then predicts most values.
+    let isPredicted = kind != .sum || compared == 0 || Double(equal) > 0.8 * Double(compared)
+    isComplete = isProved || (missing < (kind == .sum ? 0.02 : 0.05) && isPredicted)
   }
 
   // MARK: multiples of one atom

@@ -11,8 +11,8 @@ import UnmergeLinalg
 //
 // How large T gets for an innocent atom depends on how related these fine-tunes are, and the dictionary knows: leave one, two
 // or three atoms out, merge those, fit the rest, and every T is one of an absent atom. All of it follows from the sums of
-// RowSpaces. p-values are ranks among these; beyond the upper twentieth a Pareto tail (Hill's index, at most 12 and at least
-// 4) continues them.
+// RowSpaces. p-values are ranks among these; beyond the upper twentieth a Pareto tail continues them. Its index is Hill's, but 4
+// at most: a dictionary shows only some of the ways in which fine-tunes can be related.
 
 /// Least squares in the Gram of the atoms; atoms that depend on those before them get 0.
 struct DictionaryFit: @unchecked Sendable {
@@ -136,7 +136,7 @@ struct NullTail: Sendable {
   init(_ sorted: [Double]) {
     guard sorted.count >= 40 else {
       self.sorted = []
-      (start, index, mass, isEmpirical) = (0.8, 5, 0.05, false)
+      (start, index, mass, isEmpirical) = (0.8, 4, 0.05, false)
       return
     }
     self.sorted = sorted
@@ -145,7 +145,7 @@ struct NullTail: Sendable {
     start = max(sorted[first], 1e-12)
     let logs = sorted[first...].reduce(0) { $0 + Platform.log(max($1, 1e-12) / max(sorted[first], 1e-12)) }
     let hill = Double(count - first) / max(logs, 1e-9)
-    index = min(max(hill, 4), 12)
+    index = min(max(hill, 2), 4)
     mass = Double(count - first + 1) / Double(count + 1)
     isEmpirical = true
   }

@@ -157,7 +157,7 @@ package struct Replay: Sendable {
         } else {
           r.consistent = r.equal
           stack.moveStored(w, into: w.spare.pointer)
-          for i in 0..<w.entries { w.same[i] = 0 }
+          w.same.pointer.update(repeating: 0, count: w.entries)
           r.chance = Stored.mark(w.out.pointer, w.spare.pointer, w.entries, w.same.pointer)
         }
         parts.set(place, r)

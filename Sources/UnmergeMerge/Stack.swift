@@ -189,7 +189,8 @@ package struct Stack: Sendable {
   /// truth.
   func moveStored(_ w: Workspace, into moved: UnsafeMutablePointer<Float>) {
     outType.spacing(w.stored.pointer, w.entries, into: moved)
-    for i in 0..<w.entries { moved[i] = w.stored[i] + (w.stored[i] < 0 ? -3 : 3) * moved[i] }
+    let stored = UnsafePointer(w.stored.pointer)
+    for i in 0..<w.entries { moved[i] = stored[i] + (stored[i] < 0 ? -3 : 3) * moved[i] }
     outType.round(moved, w.entries)
   }
 

@@ -204,7 +204,7 @@ struct Traces: Sendable {
   }
 
   /// Least squares of D on the stored task vectors, with standard errors that modules agree on.
-  func leastSquares() throws(UnmergeError) -> (weights: [Double], errors: [Double], residual: Double) {
+  func leastSquares() throws(UnmergeError) -> (weights: [Double], errors: [Double], residual: Double, energy: Double) {
     let k = present.count
     var grams: [[Double]] = []
     var cs: [[Double]] = []
@@ -245,6 +245,6 @@ struct Traces: Sendable {
       residual -= 2 * w[i] * c[i]
       for j in 0..<k { residual += w[i] * w[j] * g[i * k + j] }
     }
-    return (w, errors.map { ($0 * few).squareRoot() }, max(residual, 0))
+    return (w, errors.map { ($0 * few).squareRoot() }, max(residual, 0), yy)
   }
 }

@@ -15,7 +15,7 @@ extension Findings {
     if try weighModules(found, modules, sums, z) { return }
     let exact = try traces.leastSquares()
     let rounding = sample.modules.reduce(0) { $0 + $1.roundingVariance * Double($1.entries) }
-    if exact.residual < 3 * rounding || exact.residual < 1e-4 * sums.yy {
+    if exact.residual < 3 * rounding || exact.residual < 1e-4 * exact.energy {
       for (x, j) in found.enumerated() {
         weights[j] = exact.weights[x]
         // Half a unit of a rounded weight is in every module alike: bfloat16 weights and products.
@@ -119,7 +119,7 @@ extension Findings {
       residual -= 2 * x[p] * c[p]
       for q in 0..<terms { residual += x[p] * x[q] * g[p * terms + q] }
     }
-    guard residual < 4 * rounding || residual < 1e-4 * sums.yy else { return false }
+    guard residual < 4 * rounding || residual < 1e-4 * yy else { return false }
     for (place, j) in found.enumerated() {
       weights[j] = x[place * k + place]
       margins[j] = z * max(2e-3 * abs(weights[j]), 2e-4)
