@@ -154,12 +154,32 @@ struct Findings: Sendable {
       return
     }
 
-    let traces = Traces(sample, found)
-    if kind == .drop, try isTrimmed(found, traces) { kind = .trim }
-    switch kind {
-    case .sum: try weighSum(found, sample, modules, sums, usable, fit, presence, traces, z)
-    case .drop: try weighDrop(found, least, sums, fit, traces, z)
-    case .trim: try weighTrim(found, least, sums, traces, z)
+    // What is left at rounding is a sum, however full its rank.
+    if kind != .sum, sums.residual(least) < 3 * sums.rounding { kind = .sum }
+    if kind == .drop, try isTrimmed(found, Traces(sample, found)) { kind = .trim }
+    // An atom whose interval holds 0 is not said to be inside; without it the others are weighed again.
+    for _ in 0..<2 {
+      let traces = Traces(sample, found)
+      switch kind {
+      case .sum: try weighSum(found, sample, modules, sums, usable, fit, presence, traces, z)
+      case .drop: try weighDrop(found, try fit.solve(sums.c, found), sums, fit, traces, z)
+      case .trim: try weighTrim(found, try fit.solve(sums.c, found), sums, traces, z)
+      }
+      let kept = found.filter { abs(weights[$0]) > margins[$0] }
+      if kept.count == found.count { break }
+      for j in found where !kept.contains(j) {
+        pValues[j] = 1
+        margins[j] = 0
+      }
+      qValues = falseDiscoveryRates(pValues, usable)
+      found = kept
+      present = Set(kept)
+      if kept.isEmpty { break }
+    }
+    guard !found.isEmpty else {
+      noise = min(storedShare, 1)
+      missing = 1 - noise
+      return
     }
     try identify(kind, found, settings)
     judge(kind, found, sums, fit)

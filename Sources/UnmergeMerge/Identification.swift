@@ -22,7 +22,7 @@ extension Findings {
       return [moduleWeights.flatMap { own in (0..<n).map { own.isEmpty ? 0 : tidy(own[$0], within: 0.001) } }]
     }
     var sets: [[Double]] = []
-    for relative in kind == .drop ? [0.012, 0.004] : [0.004] {
+    for relative in kind == .drop ? [0.012, 0.004] : [0.004, 0.04] {
       var w = Array(repeating: 0.0, count: n)
       for j in found { w[j] = tidy(weights[j], within: max(0.002, relative * abs(weights[j]), min(0.006, margins[j]))) }
       if sets.last != w { sets.append(w) }
@@ -101,7 +101,7 @@ extension Findings {
           guard let sum = try replay(r, tried, meter), sum.entries > 0 else { continue }
           let score = Double((sum.consistent ?? sum.equal) - (sum.chance ?? 0)) / Double(sum.entries)
           // Where nothing predicts much, the plainest stands.
-          let margin = best?.index == index || kind != .sum ? 1e-9 : 0.01
+          let margin = best?.index == index || kind != .sum ? 1e-9 : min(0.01, (1 - (best?.score ?? 0)) / 2)
           if best == nil || score > best!.score + margin { best = (score, index, r) }
         }
       }
@@ -120,7 +120,7 @@ extension Findings {
     guard isProved, scale != .perModule, recipe.method != .modelStock else { return }
     // What reproduces the file is not an estimate any more.
     let w = list[best.index].weights
-    for j in found where abs(w[j] - weights[j]) <= max(margins[j], 0.003, 0.012 * abs(w[j])) { weights[j] = w[j] }
+    for j in found where abs(w[j] - weights[j]) <= max(margins[j], 0.003, 0.045 * abs(w[j])) { weights[j] = w[j] }
   }
 
   /// Nil where the method cannot be formed.

@@ -216,6 +216,10 @@ struct RowSpaces: Sendable {
     c.update(repeating: 0, count: hasSpaces ? square * wide : 0)
     let target = values + dense.count * tile * k
     let targetPiece = self.target.modules[index].piece(0)
+    let left = low.compactMap { x -> (Int, View, Double)? in
+      if case .lora(let view, _, let scale)? = module.piece(present[x]) { (x, view, scale) } else { nil }
+    }
+
     var row = 0
     while row < d {
       let t = min(tile, d - row)
@@ -239,9 +243,9 @@ struct RowSpaces: Sendable {
         }
       }
       if r > 0 {
-        for x in low {
-          guard case .lora(let view, _, let scale)? = module.piece(present[x]) else { continue }
-          for i in 0..<t {
+        // Row by row: the rows of one atom lie a power of two apart, where caches and their maps of pages are weakest.
+        for i in 0..<t {
+          for (x, view, scale) in left {
             Float.load(
               b + i * r + first[x], view.address(row + i, 0), view.type, stride: view.columnStride, count: rank[x],
               scale: scale, add: false)
@@ -290,7 +294,8 @@ struct RowSpaces: Sendable {
         // G_ii' S_i'·, row-major rank × r; without spaces the blocks of i alone
         let (from, width) = hasSpaces ? (0, r) : (first[x], rank[x])
         Float.gemm(
-          false, true, width, rank[x], rank[x2], 1, s + first[x2] * r + from, r, g + first[x2] * r + first[x], r, 0, w, width)
+          false, true, width, rank[x], rank[x2], 1, s + first[x2] * r + from, r, g + first[x2] * r + first[x], r, 0, w, width
+        )
         for y in hasSpaces ? low : [x] {
           let j = present[y]
           var energy = 0.0
@@ -365,7 +370,8 @@ struct RowSpaces: Sendable {
         let rows = first..<min(first + chunk, t)
         for i in rows {
           Float.load(
-            out + i * k, values.address(row + i, 0), values.type, stride: values.columnStride, count: k, scale: 1, add: false)
+            out + i * k, values.address(row + i, 0), values.type, stride: values.columnStride, count: k, scale: 1, add: false
+          )
         }
         let (own, count) = (out + first * k, rows.count * k)
         if values.type != .f64 { stored(own, values.type, count) }
@@ -373,7 +379,8 @@ struct RowSpaces: Sendable {
         if let base {
           for i in rows {
             Float.load(
-              out + i * k, base.address(row + i, 0), base.type, stride: base.columnStride, count: k, scale: -scale, add: true)
+              out + i * k, base.address(row + i, 0), base.type, stride: base.columnStride, count: k, scale: -scale, add: true
+            )
           }
         }
         first = rows.upperBound

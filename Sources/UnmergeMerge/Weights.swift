@@ -19,7 +19,7 @@ extension Findings {
       for (x, j) in found.enumerated() {
         weights[j] = exact.weights[x]
         // Half a unit of a rounded weight is in every module alike: bfloat16 weights and products.
-        margins[j] = z * max(exact.errors[x], 2e-4 * abs(exact.weights[x]))
+        margins[j] = max(z * exact.errors[x], 0x1p-9 * abs(exact.weights[x]))
       }
       return
     }

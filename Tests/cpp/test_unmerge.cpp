@@ -216,6 +216,100 @@ void grams() {
   CHECK(unmerge::nnls(acc.finish()).coef == w.coef);
 }
 
+// Five adapters over four modules, and a float checkpoint merged from them by task arithmetic.
+struct merged_model {
+  static constexpr std::int64_t modules = 4, rows = 48, cols = 64, rank = 2, tunes = 5;
+  std::vector<double> weights{0.5, 0, 0.25, 0, 0};
+  std::vector<std::vector<float>> kept;
+  unmerge::Operator atoms, base, target;
+  unmerge::recipe recipe;
+
+  merged_model() {
+    std::uint64_t state = 3;
+    const auto noisy = [&](std::int64_t count, float size) {
+      std::vector<float> x(static_cast<std::size_t>(count));
+      for (float &value : x) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        value = size * (static_cast<float>(state >> 40) * 0x1.0p-24f - 0.5f);
+      }
+      return kept.emplace_back(std::move(x)).data();
+    };
+    kept.reserve(100);
+    for (std::int64_t t = 0; t < tunes; t++) atoms.add_column("tune " + std::to_string(t));
+    base.add_column("base");
+    target.add_column("merged");
+    recipe.method = UNMERGE_MERGE_TASK_ARITHMETIC;
+    recipe.weights = weights.data();
+    for (std::int64_t m = 0; m < modules; m++) {
+      for (unmerge::Operator *op : {&atoms, &base, &target}) op->add_module("layers." + std::to_string(m), rows, cols);
+      const unmerge::view_type below = unmerge::view(noisy(rows * cols, 0.2f), rows, cols);
+      float *const merged = noisy(rows * cols, 0);
+      for (std::int64_t t = 0; t < tunes; t++)
+        atoms.set_lora(m, t, unmerge::view(noisy(rows * rank, 0.1f), rows, rank),
+                       unmerge::view(noisy(rank * cols, 0.1f), rank, cols));
+      base.set_dense(m, 0, below);
+      unmerge::merge(atoms, base, recipe, m, unmerge::view(merged, rows, cols));
+      target.set_dense(m, 0, unmerge::view(merged, rows, cols), below);
+    }
+  }
+};
+
+void recipes() {
+  const merged_model d;
+  const unmerge::replayed r = unmerge::replay(d.atoms, d.target, d.recipe);
+  const std::int64_t entries = d.modules * d.rows * d.cols;
+  CHECK(r.modules.size() == 4 && r.modules[3].entries == d.rows * d.cols);
+  CHECK(r.total.entries == entries && r.total.equal == entries && r.share() == 1);
+  const std::vector<double> other{0.5, 0, 0.3, 0, 0};
+  unmerge::recipe wrong = d.recipe;
+  wrong.weights = other.data();
+  CHECK(unmerge::replay(d.atoms, d.target, wrong).share() < 0.5);
+  std::vector<double> out(static_cast<std::size_t>(d.rows * d.cols));
+  unmerge::merge(d.atoms, d.base, d.recipe, 2, unmerge::view(out.data(), d.rows, d.cols));
+  CHECK(out[5] != 0);
+  const unmerge::view_type o = unmerge::view(out.data(), d.rows, d.cols);
+  REFUSES(UNMERGE_E_RANGE, "module", unmerge::merge(d.atoms, d.base, d.recipe, 9, o));
+  wrong.weights = nullptr;
+  REFUSES(UNMERGE_E_NULL, "weights", unmerge::replay(d.atoms, d.target, wrong));
+  wrong = d.recipe;
+  wrong.method = 99;
+  REFUSES(UNMERGE_E_RANGE, "method", unmerge::replay(d.atoms, d.target, wrong));
+  CHECK(std::string(unmerge::merge_name(UNMERGE_MERGE_TIES)) == "ties" && std::string(unmerge::merge_name(0)) == "unknown");
+  CHECK(std::isnan(unmerge::replayed().share()));
+}
+
+void attributions() {
+  static_assert(!std::is_copy_constructible_v<unmerge::Attribution>);
+  static_assert(std::is_nothrow_move_constructible_v<unmerge::Attribution>);
+  const merged_model d;
+  const unmerge::Attribution found = unmerge::attribute(d.atoms, d.target);
+  const unmerge_attribution_info info = found.info();
+  CHECK(info.atoms == d.tunes && info.modules == d.modules && info.complete == 1);
+  CHECK(info.compared == d.modules * d.rows * d.cols);
+  const std::vector<unmerge_attributed_atom> atoms = found.atoms();
+  CHECK(atoms.size() == 5);
+  for (std::size_t j = 0; j < atoms.size(); j++) {
+    CHECK((atoms[j].present != 0) == (d.weights[j] != 0));
+    CHECK(close(atoms[j].weight, d.weights[j], 1e-3) && atoms[j].low <= atoms[j].weight && atoms[j].weight <= atoms[j].high);
+  }
+  const unmerge::attribution_modules m = found.modules();
+  CHECK(m.weights.size() == 20 && m.unexplained.size() == 4 && close(m.weights[0], 0.5, 1e-2) && m.unexplained[3] < 0.01);
+  CHECK(found.has_recipe());
+  const unmerge::recipe again = found.recipe();
+  CHECK(unmerge::replay(d.atoms, d.target, again).share() > 0.97);
+  unmerge::attribute_options o;
+  o.fdr = 2;
+  REFUSES(UNMERGE_E_RANGE, "fdr", unmerge::attribute(d.atoms, d.target, o));
+  REFUSES(UNMERGE_E_SHAPE, "", unmerge::attribute(d.atoms, d.atoms));
+  unmerge::cancel_flag flag;
+  flag.set();
+  unmerge::run r;
+  r.cancel = flag.address();
+  REFUSES(UNMERGE_E_CANCELLED, "", unmerge::attribute(d.atoms, d.target, {}, r));
+  unmerge::Attribution none = unmerge::Attribution(nullptr);
+  REFUSES(UNMERGE_E_NULL, "", none.info());
+}
+
 struct planned {
   int value;
 };
@@ -280,8 +374,10 @@ int main() {
   const struct {
     const char *name;
     void (*run)();
-  } tests[] = {{"ownership", ownership}, {"errors", errors},       {"methods", methods}, {"operators_and_masks", operators_and_masks},
-               {"grams", grams},         {"callbacks", callbacks}, {"spans", spans}};
+  } tests[] = {{"ownership", ownership},       {"errors", errors},   {"methods", methods},
+               {"operators_and_masks", operators_and_masks},         {"grams", grams},
+               {"recipes", recipes},           {"attributions", attributions},
+               {"callbacks", callbacks},       {"spans", spans}};
   int failed = 0;
   for (const auto &test : tests) {
     failures = 0;

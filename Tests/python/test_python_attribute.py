@@ -469,7 +469,7 @@ def test_json(found: unmerge.Attribution, made: dict[str, Any], tmp_path: Path) 
     assert set(content["unexplained"]) == {"share", "noise", "score", "modules"}
     assert list(content["unexplained"]["modules"]) == list(SHAPES)
     assert set(content["proof"]) == {"equal", "compared", "chance", "proved"}
-    assert content["options"] == {"fdr": 0.02, "confidence": 0.9, "rows": 512, "replay": True}
+    assert content["options"] == {"fdr": 0.05, "confidence": 0.9, "rows": 512, "replay": True}
 
 
 def test_not_a_number_is_null(found: unmerge.Attribution) -> None:
@@ -487,7 +487,7 @@ def test_the_table(found: unmerge.Attribution) -> None:
     right = lines[0].index("evidence") + len("evidence")
     assert all(line[right - 1].isdigit() and line[right : right + 1] in ("", " ") for line in lines[1:7])
     text = "\n".join(lines)
-    for word in ("3 of 6 atoms at a false discovery rate of 2 %", "method", "complete     yes", "proof", "read", "left out"):
+    for word in ("3 of 6 atoms at a false discovery rate of 5 %", "method", "complete     yes", "proof", "read", "left out"):
         assert word in text
     many = replace(found, atoms=[replace(found.atoms[1], name=f"atom{j}") for j in range(40)])
     assert "… and 20 more atoms, not present" in str(many)

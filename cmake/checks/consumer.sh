@@ -6,7 +6,7 @@ shift 4
 rm -rf "$build"
 "$cmake" -G "$generator" -S "$source" -B "$build" "$@"
 "$cmake" --build "$build"
-for program in c_lasso c_decompose cpp_decompose; do
+for program in c_lasso c_decompose c_attribute cpp_decompose cpp_attribute; do
   echo "+ $program"
   "$build/$program"
 done
