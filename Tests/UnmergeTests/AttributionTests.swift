@@ -91,10 +91,8 @@ private func basis(_ a: [Double], _ rank: Int, _ cols: Int) -> [[Double]] {
       }
       definitions.append((d, deltas, bases))
     }
-    let modules = try RowSpaces(s.atoms.snapshot, s.target.snapshot, try watch(2)).perModule()
+    let (all, modules) = try RowSpaces(s.atoms.snapshot, s.target.snapshot, try watch(2)).sums()
     #expect(modules.count == 3)
-    var all = RowSpaceSums(atoms: 4, spaces: true)
-    for m in modules { all.add(m) }
     for w in [[0, 0, 0, 0], [0.5, -1, 0, 2], [1, 1, 1, 1]] {
       var total = 0.0
       var inRows = [0.0, 0, 0, 0]

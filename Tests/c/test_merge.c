@@ -242,10 +242,10 @@ static void every_method_ends_early_on_request(void) {
   const int32_t stop = 1;
   unmerge_run run = new_run();
   run.cancel = &stop;
-  for (int32_t method = UNMERGE_MERGE_LINEAR; method <= UNMERGE_MERGE_DELLA; method++) {
-    m->recipe.method = method;
+  for (int32_t kind = UNMERGE_MERGE_LINEAR; kind <= UNMERGE_MERGE_DELLA; kind++) {
+    m->recipe.method = kind;
     m->recipe.density = 0.5;
-    if (method == UNMERGE_MERGE_SLERP || method == UNMERGE_MERGE_NUSLERP) m->weights[0] = 0;
+    if (kind == UNMERGE_MERGE_SLERP || kind == UNMERGE_MERGE_NUSLERP) m->weights[0] = 0;
     REFUSED(unmerge_replay(m->atoms, m->target, &m->recipe, &run, m->reports, &e), e, UNMERGE_E_CANCELLED);
     CHECK(m->reports[0].entries == 0);
     OK(replay(m), e);
@@ -268,11 +268,11 @@ static void strange_data_is_data(void) {
     m->model[0][i] = strange[i % 8];
     m->model[1][i] = strange[(i / 8) % 8];
   }
-  for (int32_t method = UNMERGE_MERGE_LINEAR; method <= UNMERGE_MERGE_DELLA; method++)
+  for (int32_t kind = UNMERGE_MERGE_LINEAR; kind <= UNMERGE_MERGE_DELLA; kind++)
     for (int32_t dtype = 0; dtype <= UNMERGE_BF16; dtype++) {
       if (dtype == UNMERGE_F64) continue;
-      m->recipe.method = method, m->recipe.dtype = dtype, m->recipe.density = 0.5;
-      m->weights[0] = method == UNMERGE_MERGE_SLERP || method == UNMERGE_MERGE_NUSLERP ? 0 : 0.5;
+      m->recipe.method = kind, m->recipe.dtype = dtype, m->recipe.density = 0.5;
+      m->weights[0] = kind == UNMERGE_MERGE_SLERP || kind == UNMERGE_MERGE_NUSLERP ? 0 : 0.5;
       OK(replay(m), e);
     }
   free_merge(m);
@@ -296,12 +296,12 @@ static void strange_data_is_data(void) {
   const double w[2] = {1, 1};
   unmerge_recipe r;
   unmerge_replay_report reports[4];
-  for (int32_t method = UNMERGE_MERGE_LINEAR; method <= UNMERGE_MERGE_DELLA; method++) {
+  for (int32_t kind = UNMERGE_MERGE_LINEAR; kind <= UNMERGE_MERGE_DELLA; kind++) {
     unmerge_recipe_init(&r, sizeof r);
     unmerge_replay_report_init(reports, sizeof reports[0]);
-    r.method = method, r.weights = w, r.density = 0.5;
+    r.method = kind, r.weights = w, r.density = 0.5;
     OK(unmerge_replay(a, y, &r, NULL, reports, &e), e);
-    CHECKF(reports[3].entries == 25 && reports[3].consistent == 25, "(method %d)", (int)method);
+    CHECKF(reports[3].entries == 25 && reports[3].consistent == 25, "(method %d)", (int)kind);
   }
   unmerge_operator_destroy(a);
   unmerge_operator_destroy(y);
