@@ -156,14 +156,15 @@ struct Findings: Sendable {
 
     // What is left at rounding is a sum, however full its rank.
     if kind != .sum, sums.residual(least) < 3 * sums.rounding { kind = .sum }
-    if kind == .drop, try isTrimmed(found, Traces(sample, found)) { kind = .trim }
+    var places = kind == .sum ? [] : try Traces(sample, found).multiples()
+    if kind == .drop, try isTrimmed(found, places, Traces(sample, found)) { kind = .trim }
     // An atom whose interval holds 0 is not said to be inside; without it the others are weighed again.
     for _ in 0..<2 {
       let traces = Traces(sample, found)
       switch kind {
       case .sum: try weighSum(found, sample, modules, sums, usable, fit, presence, traces, z)
-      case .drop: try weighDrop(found, try fit.solve(sums.c, found), sums, fit, traces, z)
-      case .trim: try weighTrim(found, try fit.solve(sums.c, found), sums, traces, z)
+      case .drop: try weighDrop(found, try fit.solve(sums.c, found), places, traces, z)
+      case .trim: try weighTrim(found, try fit.solve(sums.c, found), places, traces, z)
       }
       let kept = found.filter { abs(weights[$0]) > margins[$0] }
       if kept.count == found.count { break }
@@ -172,6 +173,7 @@ struct Findings: Sendable {
         margins[j] = 0
       }
       qValues = falseDiscoveryRates(pValues, usable)
+      if kind != .sum { places = zip(found, places).filter { kept.contains($0.0) }.map(\.1) }
       found = kept
       present = Set(kept)
       if kept.isEmpty { break }

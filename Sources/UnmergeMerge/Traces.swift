@@ -13,6 +13,9 @@ import UnmergeLinalg
 
 /// The present atoms' task vectors, module by module.
 struct Traces: Sendable {
+  /// Where an atom alone stands (ρ), how many entries show it, and how many standard deviations that is.
+  typealias Multiple = (ratio: Double, entries: Double, z: Double)
+
   private let sample: RowSample
   private let present: [Int]
 
@@ -58,7 +61,7 @@ struct Traces: Sendable {
   }
 
   /// ρ of every present atom, and the entries that show it.
-  func multiples() throws(UnmergeError) -> [(ratio: Double, entries: Double, z: Double)] {
+  func multiples() throws(UnmergeError) -> [Multiple] {
     var positive = present.map { _ in RatioVotes(from: 0.02, to: 8, bins: 1200, logarithmic: true) }
     var negative = positive
     try each { (m, taus) throws(UnmergeError) in

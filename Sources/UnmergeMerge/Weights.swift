@@ -130,8 +130,9 @@ extension Findings {
   }
 
   /// Small entries of an unknown component may hide that those of the atoms are gone; multiples of the atoms show it.
-  func isTrimmed(_ found: [Int], _ traces: Traces) throws(UnmergeError) -> Bool {
-    let places = try traces.multiples()
+  func isTrimmed(
+    _ found: [Int], _ places: [Traces.Multiple], _ traces: Traces
+  ) throws(UnmergeError) -> Bool {
     let clear = found.indices.filter { places[$0].z > 10 && places[$0].entries > 100 }
     guard !clear.isEmpty, let kept = try Traces(traces, clear).trimmedShare(clear.map { places[$0].ratio }) else {
       return false
@@ -141,18 +142,15 @@ extension Findings {
 
   /// Dropped entries: the places of the multiples are w / q.
   mutating func weighDrop(
-    _ found: [Int], _ least: [Double], _ sums: RowSpaceSums, _ fit: DictionaryFit, _ traces: Traces, _ z: Double
+    _ found: [Int], _ least: [Double], _ places: [Traces.Multiple], _ traces: Traces, _ z: Double
   ) throws(UnmergeError) {
-    let places = try traces.multiples()
     let clear = found.indices.filter { places[$0].z > 10 && places[$0].entries > 100 }
     for j in found { margins[j] = z * max(0.02 * abs(least[j]), 0.005) }
     guard !clear.isEmpty else { return }
-    var shares: [Double] = []
-    if let kept = try Traces(traces, clear).keptShare(clear.map { places[$0].ratio }) { shares.append(kept) }
+    let direct = try Traces(traces, clear).keptShare(clear.map { places[$0].ratio })
     // Least squares is right on average: w / ρ is the share kept, but for what related fine-tunes add.
     let slopes = clear.map { least[found[$0]] / places[$0].ratio }.filter { $0 > 0 && $0 <= 1.2 }
-    let slope = slopes.isEmpty ? nil : slopes.min()
-    let kept = shares.first ?? slope ?? .nan
+    let kept = direct ?? slopes.min() ?? .nan
     guard kept > 0.01, kept <= 1.05 else { return }
     density = min(1, tidyDensity(kept))
     let ratios = clear.map { places[$0].ratio }
@@ -187,9 +185,8 @@ extension Findings {
 
   /// Trimmed entries: λ from single survivors, q from where they begin, ratios from pairs.
   mutating func weighTrim(
-    _ found: [Int], _ least: [Double], _ sums: RowSpaceSums, _ traces: Traces, _ z: Double
+    _ found: [Int], _ least: [Double], _ places: [Traces.Multiple], _ traces: Traces, _ z: Double
   ) throws(UnmergeError) {
-    let places = try traces.multiples()
     let ratios = places.map(\.ratio)
     let clear = found.indices.filter { places[$0].z > 10 && places[$0].entries > 100 }
     let sum = found.reduce(0) { $0 + abs(least[$1]) }
