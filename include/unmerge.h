@@ -149,6 +149,7 @@ typedef struct unmerge_report {
   double seconds;
   int32_t streamed;     /* 1: certificate recomputed from the data (unmerge_verify, unmerge_refine); 0: from the Gram */
   int32_t reserved;
+  double df;            /* effective degrees of freedom of the fit, trace of d(Aw)/dy; NaN where not known */
 } unmerge_report;
 unmerge_status unmerge_report_init(unmerge_report *report, size_t size);
 

@@ -13,6 +13,7 @@ extension unmerge_report: Growable {
     r.yy = .nan
     r.r2 = .nan
     r.condition = .nan
+    r.df = .nan
     return r
   }
 }

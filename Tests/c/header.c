@@ -28,7 +28,7 @@ BEGINS_WITH_SIZE(unmerge_problem);
 
 /* Layout of version 1.0.0 (64-bit): fields are only ever appended. */
 ASSERT(run_1_0, sizeof(unmerge_run) == 72 && offsetof(unmerge_run, cancel) == 64);
-ASSERT(report_1_0, sizeof(unmerge_report) == 120 && offsetof(unmerge_report, streamed) == 112);
+ASSERT(report_1_0, sizeof(unmerge_report) == 128 && offsetof(unmerge_report, streamed) == 112 && offsetof(unmerge_report, df) == 120);
 ASSERT(lasso_1_0, offsetof(unmerge_lasso_options, positive) == 28);
 ASSERT(elastic_net_1_0, offsetof(unmerge_elastic_net_options, positive) == 36);
 ASSERT(path_1_0, offsetof(unmerge_path_options, positive) == 56);

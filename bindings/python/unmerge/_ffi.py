@@ -177,6 +177,7 @@ class unmerge_report(ctypes.Structure):
     seconds: float
     streamed: int
     reserved: int
+    df: float
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
         ("outcome", ctypes.c_int32),
@@ -195,6 +196,7 @@ class unmerge_report(ctypes.Structure):
         ("seconds", ctypes.c_double),
         ("streamed", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
+        ("df", ctypes.c_double),
     ]
 
 
@@ -1187,7 +1189,7 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
         },
     ),
     "unmerge_report": (
-        120,
+        128,
         {
             "struct_size": 0,
             "outcome": 8,
@@ -1206,6 +1208,7 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "seconds": 104,
             "streamed": 112,
             "reserved": 116,
+            "df": 120,
         },
     ),
     "unmerge_mask_options": (

@@ -34,6 +34,7 @@ class Report:
     violation : largest optimality (KKT) violation as a correlation in [0, 1].
     rss, yy, r2 : ||Aw-y||^2, ||y||^2, 1 - rss/yy (0 when y = 0).
     condition : estimate for the unit-diagonal Gram of the atoms in use; NaN where not computed.
+    df : effective degrees of freedom of the fit, the trace of d(Aw)/dy; NaN where not known.
     streamed : the certificate was recomputed from the data (verify, refine), not from the Gram.
     order : for omp, the atoms in the order of selection; else None.
     """
@@ -54,6 +55,7 @@ class Report:
     seconds: float
     streamed: bool
     order: list[int] | None = field(default=None)
+    df: float = math.nan
 
     @property
     def converged(self) -> bool:
@@ -112,6 +114,7 @@ def from_c(reports: Any, orders: Any = None) -> list[Report]:
                 seconds=r.seconds,
                 streamed=bool(r.streamed),
                 order=order,
+                df=r.df,
             )
         )
     return found
