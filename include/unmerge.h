@@ -59,6 +59,7 @@ typedef int32_t unmerge_status;
 #define UNMERGE_E_CANCELLED (-10) /* cancelled before there was an answer (the data pass) */
 #define UNMERGE_E_DEADLINE (-11) /* the deadline passed before there was an answer (the data pass) */
 #define UNMERGE_E_INTERNAL (-12) /* a defect of the library; please report */
+#define UNMERGE_E_INFEASIBLE (-13) /* nothing satisfies the constraints; the message says how near one can come */
 
 /* Outcome: how did a method end?  The coefficients are the best found in every case. */
 #define UNMERGE_CONVERGED 0
@@ -336,7 +337,7 @@ unmerge_status unmerge_ridge_options_init(unmerge_ridge_options *options, size_t
 unmerge_status unmerge_ridge(const unmerge_gram *gram, const unmerge_ridge_options *options, const unmerge_run *run,
                              const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
 
-/* LASSO: 1/2 ||Aw-y||^2 + alpha sum_j weights_j |w_j|, optionally w >= 0.  Covariance coordinate descent with an active-set
+/* LASSO: 1/2 ||Aw-y||^2 + alpha sum_j weights_j |w_j|, optionally w >= 0 or lower <= w <= upper.  Covariance coordinate descent with an active-set
  * Newton finish; duality gap free of cancellation.  alpha >= alpha_max gives exactly 0. */
 typedef struct unmerge_lasso_options {
   size_t struct_size;
@@ -346,6 +347,8 @@ typedef struct unmerge_lasso_options {
   int32_t positive;   /* 0 or 1; default 0 */
   int32_t warm_start; /* 0 or 1; default 0 */
   int32_t reserved;
+  const double *lower; /* n bounds lower_j <= w_j (-infinity: none); NULL = none.  Signs are bounds at 0 */
+  const double *upper; /* n bounds w_j <= upper_j (infinity: none); NULL = none; equal bounds fix a coefficient */
 } unmerge_lasso_options;
 unmerge_status unmerge_lasso_options_init(unmerge_lasso_options *options, size_t size);
 unmerge_status unmerge_lasso(const unmerge_gram *gram, const unmerge_lasso_options *options, const unmerge_run *run,
@@ -361,6 +364,8 @@ typedef struct unmerge_elastic_net_options {
   int32_t positive;   /* 0 or 1; default 0 */
   int32_t warm_start; /* 0 or 1; default 0 */
   int32_t reserved;
+  const double *lower; /* as for the LASSO */
+  const double *upper;
 } unmerge_elastic_net_options;
 unmerge_status unmerge_elastic_net_options_init(unmerge_elastic_net_options *options, size_t size);
 unmerge_status unmerge_elastic_net(const unmerge_gram *gram, const unmerge_elastic_net_options *options,
@@ -383,6 +388,8 @@ typedef struct unmerge_path_options {
   int64_t target;         /* 0 <= target < T; default 0 */
   int32_t positive;       /* 0 or 1; default 0 */
   int32_t reserved;
+  const double *lower;    /* as for the LASSO; alphas must be given where a bound excludes 0 */
+  const double *upper;
 } unmerge_path_options;
 unmerge_status unmerge_path_options_init(unmerge_path_options *options, size_t size);
 /* alphas (n_alphas doubles, NULL = not wanted), coef (n x n_alphas) and the n_alphas reports are in the order of the grid, or of
@@ -400,6 +407,74 @@ typedef struct unmerge_nnls_options {
 unmerge_status unmerge_nnls_options_init(unmerge_nnls_options *options, size_t size);
 unmerge_status unmerge_nnls(const unmerge_gram *gram, const unmerge_nnls_options *options, const unmerge_run *run,
                             const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* Least squares between bounds: 1/2 ||Aw-y||^2 subject to lower <= w <= upper.  Active set; bounds are met exactly, and the
+ * duality gap is finite when all bounds are.  Infinite bounds are none; equal ones fix a coefficient. */
+typedef struct unmerge_bvls_options {
+  size_t struct_size;
+  const double *lower; /* n numbers or -infinity; NULL = none */
+  const double *upper; /* n numbers or infinity; NULL = none */
+  int32_t warm_start;  /* 0 or 1; default 0 */
+  int32_t reserved;
+} unmerge_bvls_options;
+unmerge_status unmerge_bvls_options_init(unmerge_bvls_options *options, size_t size);
+unmerge_status unmerge_bvls(const unmerge_gram *gram, const unmerge_bvls_options *options, const unmerge_run *run,
+                            const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* Mixtures: 1/2 ||Aw-y||^2 subject to sum_j w_j = total, lower <= w <= upper; by default the simplex, w >= 0 and total 1.
+ * Exact: the multiplier of the sum is found face by face.  UNMERGE_E_INFEASIBLE where no w between the bounds has that sum.
+ * multiplier (T doubles, NULL = not wanted): d objective / d total. */
+typedef struct unmerge_simplex_options {
+  size_t struct_size;
+  double total;        /* finite; default 1 */
+  const double *lower; /* NULL = zeros; -infinity for none */
+  const double *upper; /* NULL = none */
+} unmerge_simplex_options;
+unmerge_status unmerge_simplex_options_init(unmerge_simplex_options *options, size_t size);
+unmerge_status unmerge_simplex(const unmerge_gram *gram, const unmerge_simplex_options *options, const unmerge_run *run,
+                               const unmerge_view *coef, double *multiplier, unmerge_report *reports, unmerge_error *error);
+
+/* LASSO in its constrained forms, optionally with w >= 0.  Each is the LASSO at some alpha, returned in `multiplier` (T doubles,
+ * NULL = not wanted): the constraint is met to rounding, face by face, without a tolerance.
+ *
+ *   unmerge_lasso_tau       min 1/2 ||Aw-y||^2        subject to  sum weights_j |w_j| <= tau
+ *   unmerge_bpdn            min sum weights_j |w_j|   subject to  ||Aw-y|| <= sigma       (UNMERGE_E_INFEASIBLE below the
+ *                                                                                         least-squares residual)
+ *   unmerge_basis_pursuit   min sum weights_j |w_j|   over all least-squares solutions (Aw = y where y is in their span)
+ *
+ * The report's objective and gap are those of the problem as stated here. */
+typedef struct unmerge_lasso_tau_options {
+  size_t struct_size;
+  double tau;       /* >= 0, finite; default 1; beyond the norm of the least-squares solution it does not bind (multiplier 0) */
+  const double *weights;
+  int32_t positive; /* 0 or 1; default 0 */
+  int32_t reserved;
+} unmerge_lasso_tau_options;
+unmerge_status unmerge_lasso_tau_options_init(unmerge_lasso_tau_options *options, size_t size);
+unmerge_status unmerge_lasso_tau(const unmerge_gram *gram, const unmerge_lasso_tau_options *options, const unmerge_run *run,
+                                 const unmerge_view *coef, double *multiplier, unmerge_report *reports, unmerge_error *error);
+
+typedef struct unmerge_bpdn_options {
+  size_t struct_size;
+  double sigma;     /* >= 0, finite; default 0; a fraction of ||y|| when relative = 1 */
+  const double *weights;
+  int32_t relative; /* 0 or 1; default 0 */
+  int32_t positive; /* 0 or 1; default 0 */
+} unmerge_bpdn_options;
+unmerge_status unmerge_bpdn_options_init(unmerge_bpdn_options *options, size_t size);
+unmerge_status unmerge_bpdn(const unmerge_gram *gram, const unmerge_bpdn_options *options, const unmerge_run *run,
+                            const unmerge_view *coef, double *multiplier, unmerge_report *reports, unmerge_error *error);
+
+typedef struct unmerge_basis_pursuit_options {
+  size_t struct_size;
+  const double *weights;
+  int32_t positive; /* 0 or 1; default 0 */
+  int32_t reserved;
+} unmerge_basis_pursuit_options;
+unmerge_status unmerge_basis_pursuit_options_init(unmerge_basis_pursuit_options *options, size_t size);
+unmerge_status unmerge_basis_pursuit(const unmerge_gram *gram, const unmerge_basis_pursuit_options *options,
+                                     const unmerge_run *run, const unmerge_view *coef, unmerge_report *reports,
+                                     unmerge_error *error);
 
 /* Orthogonal matching pursuit: greedily min ||Aw-y||^2 with at most k atoms, scored by |a_j'r| / ||a_j||; coefficients are
  * least squares on the selection.  Ties go to the lower index; numerically dependent atoms are passed over. */
@@ -428,6 +503,8 @@ typedef struct unmerge_problem {
   int32_t positive;     /* 0 or 1; default 0 */
   int32_t support_only; /* 0 or 1; default 0 */
   const unmerge_mask *mask; /* NULL = all entries */
+  const double *lower;  /* n bounds, as for the LASSO; NULL = none */
+  const double *upper;
 } unmerge_problem;
 unmerge_status unmerge_problem_init(unmerge_problem *problem, size_t size);
 

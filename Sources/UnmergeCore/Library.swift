@@ -25,6 +25,7 @@ public func unmerge_status_name(_ status: unmerge_status) -> UnsafePointer<CChar
   case UNMERGE_E_CANCELLED: text("UNMERGE_E_CANCELLED")
   case UNMERGE_E_DEADLINE: text("UNMERGE_E_DEADLINE")
   case UNMERGE_E_INTERNAL: text("UNMERGE_E_INTERNAL")
+  case UNMERGE_E_INFEASIBLE: text("UNMERGE_E_INFEASIBLE")
   default: text("unknown status")
   }
 }

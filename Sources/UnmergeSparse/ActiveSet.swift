@@ -8,12 +8,12 @@ import UnmergeLinalg
 ///              everywhere:        g = ĉ − Ĝv − μv, who violates? (`enter`)
 ///              on support + violators: a few coordinate sweeps   (`sweep`)
 ///
-/// A face fixes the signs of v; on it F is quadratic and one Cholesky solve finds its minimum. If a coefficient would change
-/// its sign on the way there, v stops where it is 0, the atom leaves and the solve is repeated. Sweeps choose which atoms
+/// A face fixes the signs of v and who is at a bound; on it F is quadratic and one Cholesky solve finds its minimum. If a
+/// coefficient would pass 0 or a bound on the way there, v stops where it does, the atom leaves and the solve is repeated. Sweeps choose which atoms
 /// enter. Every step lowers F and no face is left but for a lower F, so the loop is finite: a dozen sweeps and pivots on
 /// well-conditioned atoms, up to three per atom at condition 1e6, where coordinate descent alone would not arrive.
 ///
-/// Invariant: g = ĉ − Ĝv − μv up to rounding after every step; the Cholesky factor is that of H = Ĝ + μ on a subset of the
+/// Invariant: g = ĉ − Ĝv − μv − τ up to rounding after every step; the Cholesky factor is that of H = Ĝ + μ on a subset of the
 /// support whose atoms are numerically independent. An atom that depends on them is moved along the null direction until a
 /// coefficient vanishes: the support ends independent.
 ///
@@ -25,7 +25,7 @@ final class ActiveSet {
   private(set) var problem: Quadratic
   let n: Int
   let v: UnsafeMutablePointer<Double>
-  /// ĉ − Ĝv − μv
+  /// ĉ − Ĝv − μv − τ
   let g: UnsafeMutablePointer<Double>
 
   private var factor: Cholesky
@@ -35,7 +35,7 @@ final class ActiveSet {
   private let step: UnsafeMutablePointer<Double>
   /// Whether an atom is in the factor.
   private let factored: UnsafeMutablePointer<Bool>
-  /// Signs of v after the last `minimiseOnFace`.
+  /// Signs of v after the last `minimiseOnFace`, doubled at a bound.
   private let signs: UnsafeMutablePointer<Int8>
   /// Atoms being swept, ascending.
   private let working: UnsafeMutablePointer<Int>
@@ -89,9 +89,9 @@ final class ActiveSet {
     iterations = 0
     workingCount = 0
     for j in 0..<n {
-      if problem.lambda[j] == .infinity || (problem.positive && v[j] < 0) { v[j] = 0 }
+      v[j] = problem.clamp(j, problem.lambda[j] == .infinity ? 0 : v[j])
       if v[j] != 0 { work(on: j) }
-      signs[j] = 2
+      signs[j] = 3
     }
     var isWarm = workingCount > 0
     var stop = try requireWorking(watch)
@@ -169,7 +169,7 @@ final class ActiveSet {
     let noise = gradientNoise(l1: certificate.l1) / (certificate.relativeGap > tol ? 16 : 1)
     let entryFloor = self.entryFloor(certificate)
     let problem = self.problem
-    let (v, g, step, lambda) = (self.v, self.g, self.step, self.problem.lambda)
+    let (v, g, step, lambda, lower, upper) = (self.v, self.g, self.step, problem.lambda, problem.lower, problem.upper)
     let excess = rhs
     var support = 0
     var violators = 0
@@ -178,11 +178,11 @@ final class ActiveSet {
       let l = lambda[j]
       let violation = abs(problem.descent(j, v[j], g[j]))
       var threshold = max(noise, 1e-4 * tol * (l > 0 ? l : 1))
-      if v[j] != 0 {
+      if problem.isFree(j, v[j]) {
         support += 1
         if violation > threshold { isOptimal = false }
       } else {
-        if l == 0, problem.positive { threshold = max(threshold, entryFloor) }
+        if l == 0, v[j] == lower[j] || v[j] == upper[j] { threshold = max(threshold, entryFloor) }
         if violation > threshold {
           isOptimal = false
           excess[violators] = violation
@@ -206,7 +206,7 @@ final class ActiveSet {
     workingCount = 0
     var newcomers = 0
     for j in 0..<n {
-      if v[j] != 0 {
+      if problem.isFree(j, v[j]) {
         work(on: j)
       } else if step[j] > 0, step[j] >= cutoff, newcomers < batch {
         newcomers += 1
@@ -225,10 +225,9 @@ final class ActiveSet {
   /// The same for atoms that came along in a batch and whom only rounding keeps positive: out with them, once. Who is needed
   /// after all violates and comes back.
   private func prune(_ certificate: Certificate) -> Bool {
-    guard problem.positive else { return false }
     let level = 10 * entryFloor(certificate)
     var any = false
-    for j in 0..<n where v[j] > 0 && v[j] <= level && problem.lambda[j] == 0 {
+    for j in 0..<n where v[j] > 0 && v[j] <= level && problem.lambda[j] == 0 && problem.lower[j] == 0 {
       v[j] = 0
       any = true
     }
@@ -243,7 +242,8 @@ final class ActiveSet {
   private func rememberFace() -> Bool {
     var isNew = false
     for j in 0..<n {
-      let s: Int8 = v[j] > 0 ? 1 : v[j] < 0 ? -1 : 0
+      let x = v[j]
+      let s: Int8 = (x > 0 ? 1 : x < 0 ? -1 : 0) * (problem.isFree(j, x) ? 1 : 2)
       if s != signs[j] {
         isNew = true
         signs[j] = s
@@ -258,7 +258,7 @@ final class ActiveSet {
   /// coordinate goes to its minimum; g follows by one column of Ĝ.
   private func sweep(_ watch: Watch, _ maxIterations: Int) -> Stop? {
     let problem = self.problem
-    let (v, g, lambda, mu, positive) = (self.v, self.g, problem.lambda, problem.mu, problem.positive)
+    let (v, g, lambda, mu) = (self.v, self.g, problem.lambda, problem.mu)
     var quiet = 0
     for _ in 0..<Self.sweepsPerRound where iterations < maxIterations && quiet < 2 {
       iterations += 1
@@ -270,12 +270,13 @@ final class ActiveSet {
         let h = 1 + mu[j]
         let z = g[j] + h * x
         let l = lambda[j]
-        let new = z > l ? (z - l) / h : z < -l && !positive ? (z + l) / h : 0
+        let new = problem.clamp(j, z > l ? (z - l) / h : z < -l ? (z + l) / h : 0)
         let delta = new - x
         if delta == 0 { continue }
         moved = true
-        turned = turned || (new == 0) != (x == 0)
+        turned = turned || problem.isFree(j, new) != problem.isFree(j, x)
         move(j, to: new)
+        // To its minimum from x: ½ h δ², more when the way is cut short by a bound.
         progress += 0.5 * h * delta * delta
         if n > 2000, k & 63 == 0, let stop = watch.poll() { return stop }
       }
@@ -288,11 +289,7 @@ final class ActiveSet {
 
   // MARK: faces
 
-  /// A sign change of v_j is a kink of F or its end.
-  @inline(__always)
-  private func hasKink(_ j: Int) -> Bool { problem.positive || problem.lambda[j] > 0 }
-
-  /// Goes to the minimum of F over the signs of v, deleting what becomes 0 on the way.
+  /// Goes to the minimum of F on the face of v, deleting what reaches 0 or a bound on the way.
   private func minimiseOnFace(_ watch: Watch, _ maxIterations: Int) throws(UnmergeError) -> Stop? {
     try factorSupport()
     var order = factor.order
@@ -307,9 +304,10 @@ final class ActiveSet {
       for i in 0..<k {
         let x = v[order[i]]
         let d = step[i]
-        guard hasKink(order[i]), x > 0 ? x + d <= 0 : x + d >= 0 else { continue }
+        let kink = problem.kink(order[i], x, towards: d)
+        guard d > 0 ? x + d >= kink : x + d <= kink, d != 0 else { continue }
         isBlocked = true
-        t = min(t, -x / d)
+        t = min(t, (kink - x) / d)
       }
       progress += t * (1 - 0.5 * t) * Vector.dot(k, rhs, step)
       // The gradient on the face shrinks by 1 − t: no need to recompute it between deletions.
@@ -318,8 +316,8 @@ final class ActiveSet {
         let j = order[i]
         let x = v[j]
         let new = x + t * step[i]
-        if isBlocked, hasKink(j), x > 0 ? new <= tiny(x) : new >= tiny(x) {
-          v[j] = 0
+        if isBlocked, let kink = reached(j, from: x, new, step[i]) {
+          v[j] = kink
         } else {
           v[j] = new
           rhs[kept] = (1 - t) * rhs[i]
@@ -327,7 +325,7 @@ final class ActiveSet {
         }
       }
       if !isBlocked { break }
-      for i in stride(from: k - 1, through: 0, by: -1) where v[order[i]] == 0 { drop(at: i) }
+      for i in stride(from: k - 1, through: 0, by: -1) where !problem.isFree(order[i], v[order[i]]) { drop(at: i) }
       order = factor.order
       if let stop = watch.poll() { return stop }
       if iterations >= maxIterations { break }
@@ -345,9 +343,13 @@ final class ActiveSet {
     g[j] += problem.mu[j] * delta
   }
 
-  /// What is left of x when a step that was to take it to 0 rounds: of x itself, so it has x's sign.
+  /// The kink that a step by some multiple of d took v_j to, from x to `new`: exactly, beyond, or but for rounding.
   @inline(__always)
-  private func tiny(_ x: Double) -> Double { 4 * roundoff * x }
+  private func reached(_ j: Int, from x: Double, _ new: Double, _ d: Double) -> Double? {
+    let kink = problem.kink(j, x, towards: d)
+    let slack = 4 * roundoff * max(abs(x), abs(kink))
+    return (d > 0 ? new >= kink - slack : new <= kink + slack) && d != 0 && kink.isFinite ? kink : nil
+  }
 
   private func drop(at i: Int) {
     factored[factor.order[i]] = false
@@ -359,23 +361,36 @@ final class ActiveSet {
     factored.update(repeating: false, count: n)
   }
 
+  /// The atoms of the face of v, in the order of its factor.
+  func face() throws(UnmergeError) -> [Int] {
+    try factorSupport()
+    return factor.order
+  }
+
+  /// x ← H_FF⁻¹ x for x in the order of `face`.
+  func solveOnFace(_ x: UnsafeMutablePointer<Double>) { factor.solve(x) }
+
+  /// Governed by the quadratic alone; excluded atoms are not, wherever their bounds keep them.
+  @inline(__always)
+  private func isFactorable(_ j: Int) -> Bool { problem.isFree(j, v[j]) && problem.lambda[j] < .infinity }
+
   /// Makes `factor` that of the support: leavers by rotations, newcomers appended, dependent ones moved until they fit.
   private func factorSupport() throws(UnmergeError) {
     var size = 0
-    for j in 0..<n where v[j] != 0 { size += 1 }
+    for j in 0..<n where isFactorable(j) { size += 1 }
     if size > capacity {
       capacity = min(n, 2 * size)
       factor = try allocating { () throws(OutOfMemory) in try Cholesky(capacity: capacity) }
       factored.update(repeating: false, count: n)
     }
-    let leavers = factor.order.reduce(0) { $0 + (v[$1] == 0 ? 1 : 0) }
+    let leavers = factor.order.reduce(0) { $0 + (isFactorable($1) ? 0 : 1) }
     if 4 * leavers > factor.count {
       emptyFactor()
     } else if leavers > 0 {
-      for i in stride(from: factor.count - 1, through: 0, by: -1) where v[factor.order[i]] == 0 { drop(at: i) }
+      for i in stride(from: factor.count - 1, through: 0, by: -1) where !isFactorable(factor.order[i]) { drop(at: i) }
     }
-    for j in 0..<n where v[j] != 0 && !factored[j] {
-      while v[j] != 0 {
+    for j in 0..<n where isFactorable(j) && !factored[j] {
+      while isFactorable(j) {
         if factor.append(j, column: problem.gram.column(j), diagonal: 1 + problem.mu[j]) {
           factored[j] = true
           break
@@ -386,7 +401,7 @@ final class ActiveSet {
   }
 
   /// Atom j depends on those in the factor: with x = H_AA⁻¹ H_Aj, F is (nearly) linear along d = (−x, 1). Moves downhill
-  /// until a coefficient is 0, which then leaves. False when the minimum comes first: then j stays, unfactored, and only
+  /// until a coefficient is 0 or at a bound and leaves. False when the minimum comes first: then j stays, unfactored, and only
   /// sweeps move it.
   private func moveAlongNull(_ j: Int) -> Bool {
     let order = factor.order
@@ -405,29 +420,29 @@ final class ActiveSet {
     let isLevel = abs(slope) <= 64 * roundoff * size
     // On level ground the newcomer goes.
     let direction = isLevel ? (v[j] > 0 ? -1.0 : 1.0) : (slope > 0 ? 1.0 : -1.0)
-    var t = Double.infinity
-    if hasKink(j), v[j] * direction < 0 { t = abs(v[j]) }
+    var t = (problem.kink(j, v[j], towards: direction) - v[j]) / direction
     for i in 0..<k {
       let x = v[order[i]]
       let d = -direction * step[i]
-      if hasKink(order[i]), x * d < 0 { t = min(t, -x / d) }
+      if d != 0 { t = min(t, (problem.kink(order[i], x, towards: d) - x) / d) }
     }
-    var reachesZero = true
+    var reachesKink = true
     if !isLevel, curvature > 64 * roundoff * size, abs(slope) / curvature < t {
       t = abs(slope) / curvature
-      reachesZero = false
+      reachesKink = false
     }
-    if t == .infinity { t = -v[j] * direction }
+    let isEndless = t == .infinity
+    if isEndless { t = -v[j] * direction }
     progress += max(0, t * abs(slope) - 0.5 * t * t * max(0, curvature))
     for i in 0...k {
       let a = i < k ? order[i] : j
       let x = v[a]
-      var new = x + t * direction * (i < k ? -step[i] : 1)
-      if reachesZero, i == k || hasKink(a), x > 0 ? new <= tiny(x) : new >= tiny(x) { new = 0 }
-      move(a, to: new)
+      let d = direction * (i < k ? -step[i] : 1)
+      let new = x + t * d
+      move(a, to: i == k && isEndless ? 0 : reachesKink ? reached(a, from: x, new, d) ?? new : new)
     }
-    for i in stride(from: k - 1, through: 0, by: -1) where v[order[i]] == 0 { drop(at: i) }
-    return reachesZero
+    for i in stride(from: k - 1, through: 0, by: -1) where !isFactorable(order[i]) { drop(at: i) }
+    return reachesKink
   }
 
   /// Whether the atoms with the largest admissible correlation, support or not, are dependent: then the fit is unique and
@@ -436,17 +451,19 @@ final class ActiveSet {
     let gram = problem.gram
     if gram.isComplete, gram.condition < 1e11 { return false }
     var size = 0
-    for j in 0..<n where v[j] != 0 {
+    for j in 0..<n where isFactorable(j) {
       size += 1
       if !factored[j] { return true }
     }
     let order = factor.order
-    guard size > 0, order.count == size, order.allSatisfy({ v[$0] != 0 }) else { return false }
+    guard size > 0, order.count == size, order.allSatisfy({ isFactorable($0) }) else { return false }
     let slack = correlationFloor(gram, l2: certificate.l2)
     var tried = 0
-    for j in 0..<n where v[j] == 0 && gram.norms[j] > 0 && problem.lambda[j] < .infinity && tried < 64 {
+    for j in 0..<n where !isFactorable(j) && gram.norms[j] > 0 && problem.lambda[j] < .infinity && tried < 64 {
       let l = problem.lambda[j]
-      guard (problem.positive ? g[j] : abs(g[j])) >= l * (1 - 1e-9) - slack else { continue }
+      let (up, down) = (v[j] >= 0 ? g[j] - l : g[j] + l, v[j] <= 0 ? -g[j] - l : l - g[j])
+      let pull = max(v[j] < problem.upper[j] ? up : -.infinity, v[j] > problem.lower[j] ? down : -.infinity)
+      guard pull >= -1e-9 * l - slack else { continue }
       tried += 1
       if try isDependent(j) { return true }
     }

@@ -46,31 +46,33 @@ func correlationFloor(_ gram: Gram, l2: Double) -> Double {
 }
 
 extension Quadratic {
-  /// Element j of the smallest subgradient of −F at v, g being ĉ − Ĝv − μv: 0 where v_j is optimal given the others.
+  /// Element j of the smallest subgradient of −F at v, g being ĉ − Ĝv − μv − τ: 0 where v_j is optimal given the others.
   @inline(__always)
   func descent(_ j: Int, _ v: Double, _ g: Double) -> Double {
     let l = lambda[j]
-    if v > 0 { return g - l }
-    if v < 0 { return g + l }
-    if g > l { return g - l }
-    return g < -l && !positive ? g + l : 0
+    // Upwards, then downwards; a bound forbids one of them.
+    let up = v >= 0 ? g - l : g + l
+    if up > 0 { return v < upper[j] ? up : 0 }
+    let down = v <= 0 ? g + l : g - l
+    return down < 0 && v > lower[j] ? down : 0
   }
 
-  /// The duality gap without cancellation. The dual point is s·r with the largest s in [0, 1] that makes s|g_j| ≤ λ_j; with
-  /// N = ‖r‖² + Σ μ v²,
+  /// The duality gap without cancellation. With h_j(x) = λ_j |x| within the bounds, h_j* its conjugate and N = ‖r‖² + Σ μ v²,
+  /// the dual point s·r has
   ///
-  ///     gap = ½ (1 − s)² N + Σ |v_j| (λ_j − s sign(v_j) g_j),
+  ///     gap = ½ (1 − s)² N + Σ_j [ h_j(v_j) + h_j*(s g_j) − s g_j v_j ],
   ///
-  /// a sum of non-negative terms (Kim, Koh, Lustig, Boyd & Gorinevsky 2007, rearranged). With v ≥ 0 only positive g_j limit
-  /// s. An unpenalised atom needs g_j = 0 for any s > 0: it is granted the rounding of g, beyond that s = 0 and the gap is
-  /// honest and useless. A gradient that exceeds λ_j by rounding alone, as at α = α_max, does not limit s.
+  /// a sum of non-negative terms by Fenchel and Young (for the LASSO: Kim, Koh, Lustig, Boyd & Gorinevsky 2007, rearranged).
+  /// Where v_j may grow without bound, h_j* is finite for s g_j ≤ λ_j only: s is the largest in [0, 1] that allows it. An
+  /// unpenalised, unbounded atom needs g_j = 0 for any s > 0: it is granted the rounding of g, beyond that s = 0 and the gap
+  /// is honest and useless. A gradient that exceeds λ_j by rounding alone, as at α = α_max, does not limit s.
   ///
   /// `rss` is the residual where it is known better than from the Gram, in units of ‖y‖².
   ///
   /// Without a norm (least squares, ridge, NNLS) the gap stays NaN; see `Curvature`.
   func certify(_ v: UnsafePointer<Double>, _ g: UnsafePointer<Double>, rss: Double? = nil) -> Certificate {
     var r = Certificate()
-    var fit = 1.0
+    var fit = gram.targetNorms[target] > 0 ? 1.0 : 0.0
     var ridge = 0.0
     var norm = 0.0
     for j in 0..<n where v[j] != 0 {
@@ -78,9 +80,11 @@ extension Quadratic {
       r.l1 += abs(x)
       r.l2 += x * x
       // ‖r‖² = 1 − ĉᵀv − vᵀ(ĉ − Ĝv)
-      fit -= x * (c[j] + g[j] + mu[j] * x)
+      let t = tilt?[j] ?? 0
+      fit -= x * (c[j] + g[j] + mu[j] * x + t)
+      norm += t * x
       ridge += mu[j] * x * x
-      norm += lambda[j] * abs(x)
+      if lambda[j] < .infinity { norm += lambda[j] * abs(x) }
     }
     let noise = gradientNoise(l1: r.l1)
     var s = 1.0
@@ -90,11 +94,12 @@ extension Quadratic {
       let l = lambda[j]
       guard l < .infinity else { continue }
       isEmpty = false
-      if l > 0 { hasNorm = true }
+      let (isOpenAbove, isOpenBelow) = (upper[j] == .infinity, lower[j] == -.infinity)
+      if l > 0 || !(isOpenAbove || isOpenBelow) { hasNorm = true }
       let p = abs(descent(j, v[j], g[j]))
       r.violation = max(r.violation, p)
       r.subgradient += p * p
-      let size = positive ? g[j] : abs(g[j])
+      let size = max(isOpenAbove ? g[j] : 0, isOpenBelow ? -g[j] : 0)
       if size > l * (1 + 8 * roundoff) { s = l > 0 ? min(s, l / size) : size > noise ? 0 : s }
     }
     r.rss = rss ?? max(fit, 0)
@@ -104,12 +109,20 @@ extension Quadratic {
       return r
     }
     var gap = 0.5 * (1 - s) * (1 - s) * (r.rss + ridge)
-    for j in 0..<n where v[j] != 0 {
-      let l = lambda[j]
-      gap += l > 0 ? max(0, abs(v[j]) * l - s * v[j] * g[j]) : s * abs(v[j] * g[j])
-    }
+    for j in 0..<n where lambda[j] < .infinity { gap += slack(j, v[j], s * g[j]) }
     set(gap: gap, &r)
     return r
+  }
+
+  /// h_j(x) + h_j*(z) − z x ≥ 0. The conjugate is reached at y: at a bound where z pulls harder than λ, else nearest to 0.
+  private func slack(_ j: Int, _ x: Double, _ z: Double) -> Double {
+    let l = lambda[j]
+    var y = clamp(j, 0)
+    if z > l, upper[j] < .infinity { y = upper[j] }
+    if z < -l, lower[j] > -.infinity { y = lower[j] }
+    if x * y < 0 { return max(0, abs(x) * l - z * x) + max(0, z * y - abs(y) * l) }
+    let value = (x - y) * ((x + y < 0 ? -l : l) - z)
+    return l > 0 ? max(0, value) : abs(value)
   }
 
   func set(gap: Double, _ r: inout Certificate) {
@@ -195,12 +208,13 @@ struct Ending {
 
 /// The report of one target. `sensitivity` is that of what was solved, where it is better than the Gram's (ridge).
 func report(
-  _ end: Ending, _ gram: Gram, target t: Int, nonzeros: Int, sensitivity: Double? = nil, _ watch: Watch
+  _ end: Ending, _ gram: Gram, target t: Int, unit: Double? = nil, nonzeros: Int, sensitivity: Double? = nil, _ watch: Watch
 ) -> unmerge_report {
   var r = unmerge_report.defaults
   let yNorm = gram.targetNorms[t]
   // A Gram may hold ‖y‖² beyond the largest double's root only by being damaged; products below then say so with infinity.
   let yy = yNorm * yNorm
+  let squared = unit.map { $0 * $0 } ?? yy
   let c = end.certificate
   r.outcome = end.outcome
   r.flags = end.flags
@@ -211,11 +225,11 @@ func report(
   r.iterations = Int64(end.iterations)
   r.nonzeros = Int64(nonzeros)
   r.passes = Int64(gram.passes)
-  r.objective = yy * c.objective
-  r.duality_gap = yy * c.gap
+  r.objective = squared * c.objective
+  r.duality_gap = squared * c.gap
   r.relative_gap = c.relativeGap
   r.violation = c.violation
-  r.rss = yy * c.rss
+  r.rss = squared * c.rss
   r.yy = yy
   r.r2 = yy > 0 ? 1 - c.rss : 0
   r.condition = gram.condition

@@ -4,9 +4,9 @@ import UnmergeLinalg
 
 // LASSO and elastic net
 //
-//     minimise  ½‖Aw − y‖² + α l1_ratio Σ π_j |w_j| + α (1 − l1_ratio)/2 Σ π_j w_j²,   optionally w ≥ 0
+//     minimise  ½‖Aw − y‖² + α l1_ratio Σ π_j |w_j| + α (1 − l1_ratio)/2 Σ π_j w_j²,   ℓ ≤ w ≤ u
 //
-// `ActiveSet` solves it, `Quadratic.certify` proves it. Without an l1 term and without signs it is ridge or least squares
+// `ActiveSet` solves it, `Quadratic.certify` proves it. Without an l1 term and without bounds it is ridge or least squares
 // and goes to `LeastSquares`.
 //
 // References: Tibshirani 1996; Zou & Hastie 2005; Friedman, Hastie & Tibshirani 2010.
@@ -17,32 +17,35 @@ struct ElasticNet: Sendable {
   var weights: Buffer<Double>?
   /// α is a fraction of α_max.
   var isRelative = false
-  var positive = false
+  var bounds = Bounds.none
   var warmStart = false
 
   func answer(_ gram: Gram, _ watch: Watch, _ output: Output) throws(UnmergeError) -> Answers {
     let n = gram.atoms
     let start = warmStart ? try readWarmStart(output, gram) : nil
-    if isSmooth, !positive, watch.maxIterations > 0 {
+    if isSmooth, bounds.isEmpty, watch.maxIterations > 0 {
       return try leastSquares(gram, alpha: alpha, weights: weights, watch)
     }
     let answers = try Answers(n, gram.targets)
     // Without an l1 term H is the same for every target.
     let curvature = isSmooth ? SharedCurvature() : nil
+    let holdsZero = bounds.holdsZero(n)
     try eachTarget(gram, watch) { t throws(UnmergeError) in
-      guard gram.targetNorms[t] > 0 else { return answers.set(t, gram, target: t, nil, emptyEnding(), watch) }
+      guard gram.targetNorms[t] > 0 || !holdsZero else {
+        return answers.set(t, gram, target: t, nil, emptyEnding(), watch)
+      }
       var scale = 1.0
       if isRelative {
-        scale = try alphaMax(gram, target: t, l1Ratio: l1Ratio, weights: weights, positive: positive, watch)
+        scale = try alphaMax(gram, target: t, l1Ratio: l1Ratio, weights: weights, bounds: bounds, watch)
       }
       let problem = try Quadratic(
-        gram, target: t, alpha: alpha * scale, l1Ratio: l1Ratio, weights: weights, positive: positive)
+        gram, target: t, alpha: alpha * scale, l1Ratio: l1Ratio, weights: weights, bounds: bounds)
       let solver = try ActiveSet(problem)
-      if let start { scaleWarmStart(start.pointer + t * n, gram, target: t, solver.v) }
+      if let start { scaleWarmStart(start.pointer + t * n, problem, solver.v) }
       let end = try solver.run(watch, tol: watch.tol, maxIterations: watch.maxIterations, curvature: curvature)
-      answers.set(t, gram, target: t, solver.v, end, watch)
+      answers.set(t, problem, solver.v, end, watch)
       // What has not moved comes back as it was given, to the last bit.
-      if let start { answers.keep(t, gram, target: t, solver.v, start.pointer + t * n) }
+      if let start { answers.keep(t, problem, solver.v, start.pointer + t * n) }
     }
     return answers
   }
@@ -83,7 +86,9 @@ public func unmerge_lasso(
     let gram = try object(gram, "gram", Gram.self)
     let o = try read(options, "options")
     try checkReserved(o.reserved, "options->reserved")
-    try answer(gram, o.alpha, 1, o.weights, o.relative, o.positive, o.warm_start, run, coef, reports)
+    try checkFlag(o.positive, "options->positive")
+    let bounds = try Bounds(o.lower, o.upper, positive: o.positive == 1, count: gram.atoms)
+    try answer(gram, o.alpha, 1, o.weights, o.relative, bounds, o.warm_start, run, coef, reports)
   }
 }
 
@@ -118,25 +123,29 @@ public func unmerge_elastic_net(
     if o.relative == 1, o.l1_ratio == 0 {
       throw .range("options->relative is 1 with l1_ratio 0; alpha_max exists for l1_ratio > 0 only")
     }
-    try answer(gram, o.alpha, o.l1_ratio, o.weights, o.relative, o.positive, o.warm_start, run, coef, reports)
+    try checkFlag(o.positive, "options->positive")
+    let bounds = try Bounds(o.lower, o.upper, positive: o.positive == 1, count: gram.atoms)
+    try answer(gram, o.alpha, o.l1_ratio, o.weights, o.relative, bounds, o.warm_start, run, coef, reports)
   }
 }
 
 private func answer(
-  _ gram: Gram, _ alpha: Double, _ l1Ratio: Double, _ weights: UnsafePointer<Double>?, _ relative: Int32, _ positive: Int32,
+  _ gram: Gram, _ alpha: Double, _ l1Ratio: Double, _ weights: UnsafePointer<Double>?, _ relative: Int32, _ bounds: Bounds,
   _ warmStart: Int32, _ run: UnsafePointer<unmerge_run>?, _ coef: UnsafePointer<unmerge_view>?,
   _ reports: UnsafeMutablePointer<unmerge_report>?
 ) throws(UnmergeError) {
   try check(alpha, "options->alpha", 0...Double.greatestFiniteMagnitude, "finite and >= 0")
   try checkFlag(relative, "options->relative")
-  try checkFlag(positive, "options->positive")
+  if relative == 1, !bounds.holdsZero(gram.atoms) {
+    throw .range("options->relative is 1, but the bounds exclude 0 for some atom: no alpha makes all coefficients 0")
+  }
   try checkFlag(warmStart, "options->warm_start")
   let weights = try copyWeights(weights, gram.atoms)
   let watch = try Watch(run)
   let output = try Output(coef, "coef", rows: gram.atoms, columns: gram.targets)
   try checkResult(reports, "reports", count: gram.targets)
   let net = ElasticNet(
-    alpha: alpha, l1Ratio: l1Ratio, weights: weights, isRelative: relative == 1, positive: positive == 1,
+    alpha: alpha, l1Ratio: l1Ratio, weights: weights, isRelative: relative == 1, bounds: bounds,
     warmStart: warmStart == 1)
   try net.answer(gram, watch, output).deliver(output, reports)
 }
@@ -155,7 +164,9 @@ public func unmerge_alpha_max(
     let watch = try Watch(nil)
     let result = try allocate(gram.targets, of: Double.self)
     try eachTarget(gram, watch) { t throws(UnmergeError) in
-      result[t] = try alphaMax(gram, target: t, l1Ratio: l1_ratio, weights: weights, positive: positive == 1, watch)
+      result[t] = try alphaMax(
+        gram, target: t, l1Ratio: l1_ratio, weights: weights,
+        bounds: positive == 1 ? .positive : .none, watch)
     }
     alpha_max.update(from: result.pointer, count: gram.targets)
   }

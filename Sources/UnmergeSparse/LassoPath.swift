@@ -36,18 +36,18 @@ private func path(
       var end = Ending(outcome: stop.outcome)
       end.certificate = .unknown
       answers.set(i, gram, target: target, solver.v, end, watch)
-    } else if gram.targetNorms[target] == 0 {
+    } else if gram.targetNorms[target] == 0, net.bounds.holdsZero(gram.atoms) {
       answers.set(i, gram, target: target, nil, emptyEnding(), watch)
-    } else if alphas[i] == 0, !net.positive, watch.maxIterations > 0 {
+    } else if alphas[i] == 0, net.bounds.isEmpty, watch.maxIterations > 0 {
       try LeastSquares(gram, alpha: 0, weights: nil, watch).answer(target, answers, column: i, watch)
     } else {
       let problem = try Quadratic(
-        gram, target: target, alpha: alphas[i], l1Ratio: net.l1Ratio, weights: net.weights, positive: net.positive)
+        gram, target: target, alpha: alphas[i], l1Ratio: net.l1Ratio, weights: net.weights, bounds: net.bounds)
       let warm = if let solver { solver } else { try ActiveSet(problem) }
       solver = warm
       warm.change(to: problem)
       let end = try warm.run(watch, tol: watch.tol, maxIterations: watch.maxIterations)
-      answers.set(i, gram, target: target, warm.v, end, watch)
+      answers.set(i, problem, warm.v, end, watch)
     }
   }
   return answers
@@ -105,11 +105,16 @@ public func unmerge_lasso_path(
         try check(grid[i], "options->alphas[\(i)]", 0...Double.greatestFiniteMagnitude, "finite and >= 0")
       }
     }
-    let net = ElasticNet(alpha: 0, l1Ratio: o.l1_ratio, weights: weights, positive: o.positive == 1)
+    let bounds = try Bounds(o.lower, o.upper, positive: o.positive == 1, count: gram.atoms)
+    if o.alphas == nil, !bounds.holdsZero(gram.atoms) {
+      throw .range(
+        "options->alphas is NULL, but the bounds exclude 0 for some atom: no alpha_max to begin from; give alphas")
+    }
+    let net = ElasticNet(alpha: 0, l1Ratio: o.l1_ratio, weights: weights, bounds: bounds)
     let answers = try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
       if o.alphas == nil {
         let largest = try alphaMax(
-          gram, target: target, l1Ratio: net.l1Ratio, weights: weights, positive: net.positive, watch)
+          gram, target: target, l1Ratio: net.l1Ratio, weights: weights, bounds: bounds, watch)
         let step = log(o.alpha_min_ratio) / Double(max(1, count - 1))
         for i in 0..<count { grid[i] = largest * exp(step * Double(i)) }
       }

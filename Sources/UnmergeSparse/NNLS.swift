@@ -40,7 +40,7 @@ public func unmerge_nnls(
     let watch = try Watch(run)
     let output = try Output(coef, "coef", rows: gram.atoms, columns: gram.targets)
     try checkResult(reports, "reports", count: gram.targets)
-    let net = ElasticNet(alpha: 0, l1Ratio: 1, positive: true, warmStart: options.warm_start == 1)
+    let net = ElasticNet(alpha: 0, l1Ratio: 1, bounds: .positive, warmStart: options.warm_start == 1)
     try net.answer(gram, watch, output).deliver(output, reports)
   }
 }

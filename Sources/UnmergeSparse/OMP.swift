@@ -203,7 +203,7 @@ struct Pursuit: Sendable {
 
   /// Least squares, or NNLS, over no atom yet: λ = ∞ excludes all until they are selected.
   private func selectable(_ gram: Gram, _ t: Int) throws(UnmergeError) -> Quadratic {
-    let problem = try Quadratic(gram, target: t, alpha: 0, l1Ratio: 1, weights: nil, positive: positive)
+    let problem = try Quadratic(gram, target: t, alpha: 0, l1Ratio: 1, weights: nil, bounds: positive ? .positive : .none)
     problem.lambda.update(repeating: .infinity, count: gram.atoms)
     return problem
   }

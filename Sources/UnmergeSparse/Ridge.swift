@@ -31,7 +31,7 @@ struct LeastSquares: @unchecked Sendable {
     self.alpha = alpha
     self.weights = weights
     let n = gram.atoms
-    let problem = try Quadratic(gram, target: 0, alpha: alpha, l1Ratio: 0, weights: weights, positive: false)
+    let problem = try Quadratic(gram, target: 0, alpha: alpha, l1Ratio: 0, weights: weights)
     let shift = try allocate(n, of: Double.self)
     var gathered: Buffer<Double>?
     if !gram.isComplete {
@@ -94,7 +94,7 @@ struct LeastSquares: @unchecked Sendable {
     let column = column ?? t
     guard gram.targetNorms[t] > 0 else { return answers.set(column, gram, target: t, nil, emptyEnding(), watch) }
     let n = gram.atoms
-    let problem = try Quadratic(gram, target: t, alpha: alpha, l1Ratio: 0, weights: weights, positive: false)
+    let problem = try Quadratic(gram, target: t, alpha: alpha, l1Ratio: 0, weights: weights)
     let v = try allocate(n, of: Double.self)
     let r = try allocate(n, of: Double.self)
     let step = try allocate(n, of: Double.self)

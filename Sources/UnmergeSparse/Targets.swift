@@ -34,9 +34,25 @@ final class Answers: @unchecked Sendable {
     reports[column] = report(end, gram, target: t, nonzeros: nonzeros, sensitivity: sensitivity, watch)
   }
 
+  /// The same for a problem with bounds, which coefficients then keep to the last bit.
+  func set(_ column: Int, _ problem: Quadratic, _ v: UnsafePointer<Double>, _ end: Ending, _ watch: Watch) {
+    let w = coef.pointer + column * rows
+    let gram = problem.gram
+    var nonzeros = 0
+    for j in 0..<rows {
+      w[j] = gram.norms[j] > 0 ? v[j] * (problem.unit / gram.norms[j]) : 0
+      if v[j] == problem.lower[j] { w[j] = problem.bounds.lower(j) }
+      if v[j] == problem.upper[j] { w[j] = problem.bounds.upper(j) }
+      if gram.norms[j] == 0 { w[j] = problem.bounds.nearestToZero(j) }
+      w[j] = min(max(w[j], problem.bounds.lower(j)), problem.bounds.upper(j))
+      if w[j] != 0 { nonzeros += 1 }
+    }
+    reports[column] = report(end, gram, target: problem.target, unit: problem.unit, nonzeros: nonzeros, watch)
+  }
+
   /// Takes over those of the caller's coefficients that the solver has left where they were.
-  func keep(_ column: Int, _ gram: Gram, target t: Int, _ v: UnsafePointer<Double>, _ start: UnsafePointer<Double>) {
-    for j in 0..<rows where v[j] != 0 && v[j] == scaled(start[j], gram, target: t, j) { coef[column * rows + j] = start[j] }
+  func keep(_ column: Int, _ problem: Quadratic, _ v: UnsafePointer<Double>, _ start: UnsafePointer<Double>) {
+    for j in 0..<rows where v[j] != 0 && v[j] == scaled(start[j], problem, j) { coef[column * rows + j] = start[j] }
   }
 
   /// Coefficients that are not of the form v ‖y‖ / d.
@@ -102,12 +118,12 @@ func readWarmStart(_ coef: Output, _ gram: Gram) throws(UnmergeError) -> Buffer<
 }
 
 /// v_j = w_j d_j / ‖y‖; a start too large to square is no start.
-func scaleWarmStart(_ w: UnsafePointer<Double>, _ gram: Gram, target t: Int, _ v: UnsafeMutablePointer<Double>) {
-  for j in 0..<gram.atoms { v[j] = scaled(w[j], gram, target: t, j) }
+func scaleWarmStart(_ w: UnsafePointer<Double>, _ problem: Quadratic, _ v: UnsafeMutablePointer<Double>) {
+  for j in 0..<problem.n { v[j] = scaled(w[j], problem, j) }
 }
 
-private func scaled(_ w: Double, _ gram: Gram, target t: Int, _ j: Int) -> Double {
-  let x = w * (gram.norms[j] / gram.targetNorms[t])
+private func scaled(_ w: Double, _ problem: Quadratic, _ j: Int) -> Double {
+  let x = w * (problem.gram.norms[j] / problem.unit)
   return abs(x) < 1e100 ? x : 0
 }
 

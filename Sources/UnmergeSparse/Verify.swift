@@ -24,7 +24,7 @@ private struct Claim {
   let alpha: Double
   let l1Ratio: Double
   let weights: Buffer<Double>?
-  let positive: Bool
+  let bounds: Bounds
   let supportOnly: Bool
   let mask: Mask?
 
@@ -37,7 +37,7 @@ private struct Claim {
     alpha = p.alpha
     l1Ratio = p.l1_ratio
     weights = try copyWeights(p.weights, atoms, "problem->weights")
-    positive = p.positive == 1
+    bounds = try Bounds(p.lower, p.upper, positive: p.positive == 1, count: atoms, "problem")
     supportOnly = p.support_only == 1
     mask = p.mask == nil ? nil : try object(p.mask, "problem->mask", Mask.self)
   }
@@ -68,7 +68,7 @@ private struct Streamed {
   init(_ residual: Residual, _ summary: Gram, _ t: Int, _ w: Buffer<Double>, _ claim: Claim) throws(UnmergeError) {
     let n = residual.atoms
     problem = try Quadratic(
-      summary, target: t, alpha: claim.alpha, l1Ratio: claim.l1Ratio, weights: claim.weights, positive: claim.positive)
+      summary, target: t, alpha: claim.alpha, l1Ratio: claim.l1Ratio, weights: claim.weights, bounds: claim.bounds)
     v = try allocate(n)
     g = try allocate(n)
     let yNorm = summary.targetNorms[t]
@@ -112,8 +112,10 @@ private struct Streamed {
     var change = 0.0
     for (i, j) in factor.order.enumerated() {
       let next = v[j] + step[i]
-      let signed = problem.lambda[j] > 0 || problem.positive
-      guard !signed || next * v[j] > 0 || (v[j] == 0 && next == 0) else { continue }
+      let isSigned = problem.lambda[j] > 0
+      guard !isSigned || next * v[j] > 0 || (v[j] == 0 && next == 0),
+        (next > problem.lower[j] && next < problem.upper[j]) || next == v[j]
+      else { continue }
       // ‖r − Aδ‖² for one coordinate at a time: δ is small, so nothing cancels.
       let delta = step[i]
       change += delta * (delta - 2 * (g[j] + problem.mu[j] * v[j]))
@@ -196,7 +198,7 @@ public func unmerge_refine(
     let w = try coefficients(output, n, targets.count)
     let residual = try residualPass(atoms, targets, mask: claim.mask, w.pointer, watch)
     let summary = try summary(residual, atoms, targets, entries: claim.mask?.total ?? atoms.entries)
-    let all = !claim.positive && !claim.supportOnly && (claim.alpha == 0 || claim.l1Ratio == 0)
+    let all = claim.bounds.isEmpty && !claim.supportOnly && (claim.alpha == 0 || claim.l1Ratio == 0)
     var results: [unmerge_report] = []
     for t in 0..<targets.count {
       var streamed = try Streamed(residual, summary, t, w, claim)

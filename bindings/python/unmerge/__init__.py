@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from .attributed import AttributedAtom, Attribution
     from .attribution import attribute
     from .certificate import refine, verify
+    from .constrained import basis_pursuit, bpdn, bvls, lasso_tau, simplex
     from .decomposition import decompose
-    from .errors import Cancelled, DeadlinePassed, InvalidType, InvalidValue, OutOfMemory, UnmergeError
+    from .errors import Cancelled, DeadlinePassed, Infeasible, InvalidType, InvalidValue, OutOfMemory, UnmergeError
     from .gram import Accumulator, Gram
     from .masks import Mask, mask
     from .methods import alpha_max, dot, elastic_net, lasso, lasso_path, nnls, omp, ridge
@@ -44,6 +45,7 @@ _HOME = {
     "DeadlinePassed": "errors",
     "Decomposition": "result",
     "Gram": "gram",
+    "Infeasible": "errors",
     "InvalidType": "errors",
     "InvalidValue": "errors",
     "Mask": "masks",
@@ -57,12 +59,16 @@ _HOME = {
     "UnmergeError": "errors",
     "alpha_max": "methods",
     "attribute": "attribution",
+    "basis_pursuit": "constrained",
     "blas_description": "_library",
+    "bpdn": "constrained",
+    "bvls": "constrained",
     "decompose": "decomposition",
     "dot": "methods",
     "elastic_net": "methods",
     "lasso": "methods",
     "lasso_path": "methods",
+    "lasso_tau": "constrained",
     "mask": "masks",
     "merge": "recipe",
     "nnls": "methods",
@@ -70,6 +76,7 @@ _HOME = {
     "refine": "certificate",
     "replay": "recipe",
     "ridge": "methods",
+    "simplex": "constrained",
     "verify": "certificate",
     "version": "_library",
 }
@@ -106,6 +113,7 @@ __all__ = [
     "DeadlinePassed",
     "Decomposition",
     "Gram",
+    "Infeasible",
     "InvalidType",
     "InvalidValue",
     "Mask",
@@ -120,7 +128,10 @@ __all__ = [
     "__version__",
     "alpha_max",
     "attribute",
+    "basis_pursuit",
     "blas_description",
+    "bpdn",
+    "bvls",
     "decompose",
     "demo",
     "dot",
@@ -129,6 +140,7 @@ __all__ = [
     "files",
     "lasso",
     "lasso_path",
+    "lasso_tau",
     "mask",
     "merge",
     "nnls",
@@ -137,6 +149,7 @@ __all__ = [
     "refine",
     "replay",
     "ridge",
+    "simplex",
     "verify",
     "version",
 ]

@@ -21,6 +21,7 @@ UNMERGE_E_FORMAT = -9
 UNMERGE_E_CANCELLED = -10
 UNMERGE_E_DEADLINE = -11
 UNMERGE_E_INTERNAL = -12
+UNMERGE_E_INFEASIBLE = -13
 UNMERGE_CONVERGED = 0
 UNMERGE_ITERATION_LIMIT = 1
 UNMERGE_TIME_LIMIT = 2
@@ -285,6 +286,8 @@ class unmerge_lasso_options(ctypes.Structure):
     positive: int
     warm_start: int
     reserved: int
+    lower: Any
+    upper: Any
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
         ("alpha", ctypes.c_double),
@@ -293,6 +296,8 @@ class unmerge_lasso_options(ctypes.Structure):
         ("positive", ctypes.c_int32),
         ("warm_start", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
+        ("lower", ctypes.POINTER(ctypes.c_double)),
+        ("upper", ctypes.POINTER(ctypes.c_double)),
     ]
 
 
@@ -305,6 +310,8 @@ class unmerge_elastic_net_options(ctypes.Structure):
     positive: int
     warm_start: int
     reserved: int
+    lower: Any
+    upper: Any
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
         ("alpha", ctypes.c_double),
@@ -314,6 +321,8 @@ class unmerge_elastic_net_options(ctypes.Structure):
         ("positive", ctypes.c_int32),
         ("warm_start", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
+        ("lower", ctypes.POINTER(ctypes.c_double)),
+        ("upper", ctypes.POINTER(ctypes.c_double)),
     ]
 
 
@@ -327,6 +336,8 @@ class unmerge_path_options(ctypes.Structure):
     target: int
     positive: int
     reserved: int
+    lower: Any
+    upper: Any
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
         ("l1_ratio", ctypes.c_double),
@@ -337,6 +348,8 @@ class unmerge_path_options(ctypes.Structure):
         ("target", ctypes.c_int64),
         ("positive", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
+        ("lower", ctypes.POINTER(ctypes.c_double)),
+        ("upper", ctypes.POINTER(ctypes.c_double)),
     ]
 
 
@@ -347,6 +360,77 @@ class unmerge_nnls_options(ctypes.Structure):
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
         ("warm_start", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_bvls_options(ctypes.Structure):
+    struct_size: int
+    lower: Any
+    upper: Any
+    warm_start: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("lower", ctypes.POINTER(ctypes.c_double)),
+        ("upper", ctypes.POINTER(ctypes.c_double)),
+        ("warm_start", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_simplex_options(ctypes.Structure):
+    struct_size: int
+    total: float
+    lower: Any
+    upper: Any
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("total", ctypes.c_double),
+        ("lower", ctypes.POINTER(ctypes.c_double)),
+        ("upper", ctypes.POINTER(ctypes.c_double)),
+    ]
+
+
+class unmerge_lasso_tau_options(ctypes.Structure):
+    struct_size: int
+    tau: float
+    weights: Any
+    positive: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("tau", ctypes.c_double),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("positive", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_bpdn_options(ctypes.Structure):
+    struct_size: int
+    sigma: float
+    weights: Any
+    relative: int
+    positive: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("sigma", ctypes.c_double),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("relative", ctypes.c_int32),
+        ("positive", ctypes.c_int32),
+    ]
+
+
+class unmerge_basis_pursuit_options(ctypes.Structure):
+    struct_size: int
+    weights: Any
+    positive: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("positive", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
     ]
 
@@ -374,6 +458,8 @@ class unmerge_problem(ctypes.Structure):
     positive: int
     support_only: int
     mask: Any
+    lower: Any
+    upper: Any
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
         ("alpha", ctypes.c_double),
@@ -382,6 +468,8 @@ class unmerge_problem(ctypes.Structure):
         ("positive", ctypes.c_int32),
         ("support_only", ctypes.c_int32),
         ("mask", ctypes.c_void_p),
+        ("lower", ctypes.POINTER(ctypes.c_double)),
+        ("upper", ctypes.POINTER(ctypes.c_double)),
     ]
 
 
@@ -973,6 +1061,99 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_bvls_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_bvls_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_bvls": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_bvls_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_simplex_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_simplex_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_simplex": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_simplex_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_lasso_tau_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_lasso_tau_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_lasso_tau": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_lasso_tau_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_bpdn_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_bpdn_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_bpdn": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_bpdn_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_basis_pursuit_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_basis_pursuit_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_basis_pursuit": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_basis_pursuit_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_omp_options_init": (
         ctypes.c_int32,
         [
@@ -1263,7 +1444,7 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
         },
     ),
     "unmerge_lasso_options": (
-        40,
+        56,
         {
             "struct_size": 0,
             "alpha": 8,
@@ -1272,10 +1453,12 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "positive": 28,
             "warm_start": 32,
             "reserved": 36,
+            "lower": 40,
+            "upper": 48,
         },
     ),
     "unmerge_elastic_net_options": (
-        48,
+        64,
         {
             "struct_size": 0,
             "alpha": 8,
@@ -1285,10 +1468,12 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "positive": 36,
             "warm_start": 40,
             "reserved": 44,
+            "lower": 48,
+            "upper": 56,
         },
     ),
     "unmerge_path_options": (
-        64,
+        80,
         {
             "struct_size": 0,
             "l1_ratio": 8,
@@ -1299,6 +1484,8 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "target": 48,
             "positive": 56,
             "reserved": 60,
+            "lower": 64,
+            "upper": 72,
         },
     ),
     "unmerge_nnls_options": (
@@ -1307,6 +1494,54 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "struct_size": 0,
             "warm_start": 8,
             "reserved": 12,
+        },
+    ),
+    "unmerge_bvls_options": (
+        32,
+        {
+            "struct_size": 0,
+            "lower": 8,
+            "upper": 16,
+            "warm_start": 24,
+            "reserved": 28,
+        },
+    ),
+    "unmerge_simplex_options": (
+        32,
+        {
+            "struct_size": 0,
+            "total": 8,
+            "lower": 16,
+            "upper": 24,
+        },
+    ),
+    "unmerge_lasso_tau_options": (
+        32,
+        {
+            "struct_size": 0,
+            "tau": 8,
+            "weights": 16,
+            "positive": 24,
+            "reserved": 28,
+        },
+    ),
+    "unmerge_bpdn_options": (
+        32,
+        {
+            "struct_size": 0,
+            "sigma": 8,
+            "weights": 16,
+            "relative": 24,
+            "positive": 28,
+        },
+    ),
+    "unmerge_basis_pursuit_options": (
+        24,
+        {
+            "struct_size": 0,
+            "weights": 8,
+            "positive": 16,
+            "reserved": 20,
         },
     ),
     "unmerge_omp_options": (
@@ -1320,7 +1555,7 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
         },
     ),
     "unmerge_problem": (
-        48,
+        64,
         {
             "struct_size": 0,
             "alpha": 8,
@@ -1329,6 +1564,8 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "positive": 32,
             "support_only": 36,
             "mask": 40,
+            "lower": 48,
+            "upper": 56,
         },
     ),
     "unmerge_recipe": (

@@ -19,7 +19,7 @@ from ._run import ProgressOption, Run
 from .errors import bad_shape, bad_type
 from .gram import Gram, mask_handle, pass_seconds
 from .masks import Mask
-from .methods import Coef, Reports
+from .methods import Coef, Reports, bounds
 from .operator import Operator, as_operator
 from .report import from_c, report_array
 
@@ -33,6 +33,8 @@ def verify(
     l1_ratio: float = 1,
     weights: Any = None,
     positive: bool = False,
+    lower: Any = None,
+    upper: Any = None,
     support_only: bool = False,
     mask: Mask | None = None,
     tol: float = 1e-10,
@@ -44,14 +46,14 @@ def verify(
 ) -> tuple[Coef, Reports]:
     """Certificate of ``coef`` (n, or n x T) from the data: ``(residual_correlation, report)``.
 
-    residual_correlation is A'(y - A coef), of the shape of coef.  The problem coef answers: alpha, l1_ratio, weights and
-    positive as in :func:`elastic_net` (alpha = 0: least squares, with positive NNLS; l1_ratio = 0: ridge);
+    residual_correlation is A'(y - A coef), of the shape of coef.  The problem coef answers: alpha, l1_ratio, weights,
+    positive, lower and upper as in :func:`elastic_net` (alpha = 0: least squares, with positive NNLS; l1_ratio = 0: ridge);
     support_only: least squares on the non-zero coefficients (OMP).  The report has ``streamed`` set.
     """
     with Run(tol=tol, max_iter=max_iter, deadline=deadline, threads=threads, seed=seed, progress=progress) as run:
         a, target = as_operator(A, "A"), as_operator(y, "y")
         values, vector = _coef(coef, a, target)
-        problem, keep = _problem(a, alpha, l1_ratio, weights, positive, support_only, mask)
+        problem, keep = _problem(a, alpha, l1_ratio, weights, positive, lower, upper, support_only, mask)
         correlation = np.zeros(values.shape)
         reports = report_array(values.shape[1])
         run.call(
@@ -75,6 +77,8 @@ def refine(
     l1_ratio: float = 1,
     weights: Any = None,
     positive: bool = False,
+    lower: Any = None,
+    upper: Any = None,
     support_only: bool = False,
     mask: Mask | None = None,
     tol: float = 1e-10,
@@ -94,7 +98,7 @@ def refine(
     with Run(tol=tol, max_iter=max_iter, deadline=deadline, threads=threads, seed=seed, progress=progress) as run:
         a, target = as_operator(A, "A"), as_operator(y, "y")
         values, vector = _coef(coef, a, target)
-        problem, keep = _problem(a, alpha, l1_ratio, weights, positive, support_only, mask)
+        problem, keep = _problem(a, alpha, l1_ratio, weights, positive, lower, upper, support_only, mask)
         reports = report_array(values.shape[1])
         run.call(
             "refine",
@@ -126,6 +130,8 @@ def _problem(
     l1_ratio: float,
     weights: Any,
     positive: bool,
+    lower: Any,
+    upper: Any,
     support_only: bool,
     mask: Mask | None,
 ) -> tuple[Any, object]:
@@ -138,7 +144,8 @@ def _problem(
         positive=boolean(positive, "positive"),
         support_only=boolean(support_only, "support_only"),
     )
-    problem.weights = doubles(penalty)
+    low, high = bounds(lower, upper, a.shape[1])
+    problem.weights, problem.lower, problem.upper = doubles(penalty), doubles(low), doubles(high)
     if mask is not None:
         problem.mask = mask_handle(mask)
-    return problem, (penalty, mask)
+    return problem, (penalty, low, high, mask)

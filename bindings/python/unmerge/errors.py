@@ -33,6 +33,10 @@ class InvalidType(UnmergeError, TypeError):
     """An element type (or a kind of object) that cannot be read in place."""
 
 
+class Infeasible(UnmergeError, ValueError):
+    """Nothing satisfies the constraints; the message says how near one can come."""
+
+
 class OutOfMemory(UnmergeError, MemoryError):
     """Memory that grows with the data could not be allocated."""
 
@@ -59,6 +63,7 @@ _CLASSES: dict[int, type[UnmergeError]] = {
     _ffi.UNMERGE_E_FORMAT: InvalidValue,
     _ffi.UNMERGE_E_CANCELLED: Cancelled,
     _ffi.UNMERGE_E_DEADLINE: DeadlinePassed,
+    _ffi.UNMERGE_E_INFEASIBLE: Infeasible,
 }
 
 

@@ -102,6 +102,8 @@ def lasso(
     relative: bool = False,
     positive: bool = False,
     weights: Any = None,
+    lower: Any = None,
+    upper: Any = None,
     start: Any = None,
     tol: float = 1e-10,
     max_iter: int = 10000,
@@ -115,7 +117,9 @@ def lasso(
     Covariance coordinate descent with an active-set Newton finish; the duality gap is free of cancellation.
 
     alpha >= 0; with ``relative`` a fraction of :func:`alpha_max`; alpha >= alpha_max gives exactly 0.
-    weights: n non-negative numbers that multiply the penalty of each atom.  start: coefficients to begin with (n, or n x T).
+    weights: n non-negative numbers that multiply the penalty of each atom (0: unpenalised).  lower, upper: a number or n of
+    them, lower <= w <= upper; None = no bound, so signs atom by atom are bounds at 0 (not with ``relative`` where a bound
+    excludes 0).  start: coefficients to begin with (n, or n x T).
     Tibshirani 1996; Friedman, Hastie & Tibshirani 2010.
     """
     with Run(tol=tol, max_iter=max_iter, deadline=deadline, threads=threads, seed=seed, progress=progress) as run:
@@ -125,7 +129,7 @@ def lasso(
             relative=boolean(relative, "relative"),
             positive=boolean(positive, "positive"),
         )
-        return _solve("lasso", data, run, options, weights=weights, start=start, on_demand=True)
+        return _solve("lasso", data, run, options, weights=weights, lower=lower, upper=upper, start=start, on_demand=True)
 
 
 def elastic_net(
@@ -136,6 +140,8 @@ def elastic_net(
     relative: bool = False,
     positive: bool = False,
     weights: Any = None,
+    lower: Any = None,
+    upper: Any = None,
     start: Any = None,
     tol: float = 1e-10,
     max_iter: int = 10000,
@@ -157,7 +163,7 @@ def elastic_net(
             relative=boolean(relative, "relative"),
             positive=boolean(positive, "positive"),
         )
-        return _solve("elastic_net", data, run, options, weights=weights, start=start, on_demand=True)
+        return _solve("elastic_net", data, run, options, weights=weights, lower=lower, upper=upper, start=start, on_demand=True)
 
 
 def nnls(
@@ -220,6 +226,8 @@ def lasso_path(
     l1_ratio: float = 1.0,
     positive: bool = False,
     weights: Any = None,
+    lower: Any = None,
+    upper: Any = None,
     target: int = 0,
     tol: float = 1e-10,
     max_iter: int = 10000,
@@ -233,7 +241,7 @@ def lasso_path(
     Gives ``(alphas, coefs, reports)``: n_alphas numbers, n x n_alphas, n_alphas reports, in the order of the grid.
     alphas: values >= 0, in any order, which is kept in the answer; None =
     alpha_max * alpha_min_ratio^(i / (n_alphas - 1)), alpha_min_ratio in (0, 1).  l1_ratio in (0, 1]; target: which column
-    of y.
+    of y; lower, upper as in :func:`lasso`.
     """
     with Run(tol=tol, max_iter=max_iter, deadline=deadline, threads=threads, seed=seed, progress=progress) as run:
         gram = _gram(data, run, "all")
@@ -252,8 +260,9 @@ def lasso_path(
             target=integer(target, "target"),
             positive=boolean(positive, "positive"),
         )
-        options.alphas = doubles(grid)
-        options.weights = doubles(penalty)
+        low, high = bounds(lower, upper, gram.atoms)
+        options.alphas, options.weights = doubles(grid), doubles(penalty)
+        options.lower, options.upper = doubles(low), doubles(high)
         found = np.zeros(count)
         coef = np.zeros((gram.atoms, count))
         reports = report_array(count)
@@ -298,6 +307,8 @@ def _solve(
     options: Any,
     *,
     weights: Any = None,
+    lower: Any = None,
+    upper: Any = None,
     start: Any = None,
     on_demand: bool = False,
     above: int = ON_DEMAND_ABOVE,
@@ -307,6 +318,11 @@ def _solve(
     penalty = _weights(weights, gram)  # alive until the call is over
     if penalty is not None:
         options.weights = doubles(penalty)
+    low, high = bounds(lower, upper, gram.atoms)
+    if low is not None:
+        options.lower = doubles(low)
+    if high is not None:
+        options.upper = doubles(high)
     if start is None:
         coef = np.zeros((n, targets))
     else:
@@ -345,6 +361,18 @@ def _gram(data: Any, run: Run, columns: Columns, above: int = ON_DEMAND_ABOVE) -
 
 def _weights(weights: Any, gram: Gram) -> npt.NDArray[np.float64] | None:
     return None if weights is None else numbers(weights, "weights", (gram.atoms,))
+
+
+def bounds(lower: Any, upper: Any, n: int) -> tuple[npt.NDArray[np.float64] | None, npt.NDArray[np.float64] | None]:
+    """Both as n numbers; a single one holds for every atom."""
+
+    def each(value: Any, name: str) -> npt.NDArray[np.float64] | None:
+        if value is None:
+            return None
+        array = numbers(value, name)
+        return np.full(n, float(array)) if array.ndim == 0 else numbers(array, name, (n,))
+
+    return each(lower, "lower"), each(upper, "upper")
 
 
 def _seconds(gram: Gram, targets: int) -> float:

@@ -35,6 +35,7 @@ class Report:
     rss, yy, r2 : ||Aw-y||^2, ||y||^2, 1 - rss/yy (0 when y = 0).
     condition : estimate for the unit-diagonal Gram of the atoms in use; NaN where not computed.
     df : effective degrees of freedom of the fit, the trace of d(Aw)/dy; NaN where not known.
+    multiplier : of the constraint, for methods that have one; NaN elsewhere.
     streamed : the certificate was recomputed from the data (verify, refine), not from the Gram.
     order : for omp, the atoms in the order of selection; else None.
     """
@@ -56,6 +57,7 @@ class Report:
     streamed: bool
     order: list[int] | None = field(default=None)
     df: float = math.nan
+    multiplier: float = math.nan
 
     @property
     def converged(self) -> bool:
