@@ -9,15 +9,20 @@ package final class Cholesky: @unchecked Sendable {
   package private(set) var order: [Int] = []
   package var count: Int { order.count }
   private let r: Buffer<Double>
+  private let scratch: Buffer<Double>
   private let capacity: Int
   package let tolerance: Double
+  /// Of every entry, when pivots are to be told from what it does to them; 0 takes the pivot alone.
+  private let entryError: Double
 
-  package init(capacity: Int, tolerance: Double = 1e-12) throws(OutOfMemory) {
+  package init(capacity: Int, tolerance: Double = 1e-12, entryError: Double = 0) throws(OutOfMemory) {
     let cells = capacity.multipliedReportingOverflow(by: capacity)
     guard !cells.overflow else { throw OutOfMemory(bytes: Int.max) }
     r = try Buffer(cells.partialValue)
+    scratch = try Buffer(entryError > 0 ? capacity : 0)
     self.capacity = capacity
     self.tolerance = tolerance
+    self.entryError = entryError
     order.reserveCapacity(capacity)
   }
 
@@ -31,9 +36,21 @@ package final class Cholesky: @unchecked Sendable {
     if k > 0 { openblas_dtrsv(0, 1, Int32(truncatingIfNeeded: k), r.pointer, Int32(truncatingIfNeeded: capacity), new, 1) }
     let pivot = diagonal - Vector.dot(k, new, new)
     guard pivot > tolerance * diagonal, pivot.isFinite else { return false }
+    guard entryError == 0 || k == 0 || pivot > noise(of: new, k, diagonal) else { return false }
     new[k] = pivot.squareRoot()
     order.append(j)
     return true
+  }
+
+  /// What errors of the entries can do to a pivot: that of a combination x of atoms taken from one has (1 + ‖x‖₁)² times
+  /// theirs. `column` is R⁻ᵀ of the new column, and x = R⁻¹ of that.
+  private func noise(of column: UnsafePointer<Double>, _ k: Int, _ diagonal: Double) -> Double {
+    let x = scratch.pointer
+    x.update(from: column, count: k)
+    openblas_dtrsv(0, 0, Int32(truncatingIfNeeded: k), r.pointer, Int32(truncatingIfNeeded: capacity), x, 1)
+    var size = 1.0
+    for i in 0..<k { size += abs(x[i]) }
+    return entryError * diagonal * size * size
   }
 
   /// Removes the atom at position `i` of `order`.

@@ -7,7 +7,7 @@ import UnmergeLinalg
 //     minimise  ½‖Aw − y‖² + α/2 Σ π_j w_j²
 //
 // solve (Ĝ + μ) v = ĉ once for all targets. Where H = Ĝ + μ is numerically singular, atoms are taken in their order and one
-// that depends on those before it (pivot ≤ 1e-12) gets 0: the fit is the same, the coefficients are one choice of many.
+// that depends on those before it (a pivot that the errors of the Gram can account for) gets 0: the fit is the same, the coefficients are one choice of many.
 //
 // One step of refinement takes the residual r = ĉ − Hv to the rounding of its own evaluation. Certificate: violation max
 // |r_j|, gap ½ rᵀH⁻¹r exactly; for a singular H no bound.
@@ -55,7 +55,9 @@ struct LeastSquares: @unchecked Sendable {
       factor = .dense(dense)
       return
     }
-    let partial = try allocating { () throws(OutOfMemory) in try Cholesky(capacity: n) }
+    let partial = try allocating { () throws(OutOfMemory) in
+      try Cholesky(capacity: n, entryError: gram.precision.entryError)
+    }
     var refused = false
     for j in 0..<n where !Self.excludes(gram, alpha, weights, j) {
       if !partial.append(j, column: gram.column(j), diagonal: 1 + problem.mu[j]) { refused = true }
