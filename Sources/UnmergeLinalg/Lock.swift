@@ -51,7 +51,8 @@ private final class ForkHandlers: @unchecked Sendable {
 
 private let forkHandlers = ForkHandlers()
 
-/// A mutex whose critical section may throw typed errors and take as long as a pass over the data.
+/// A mutex whose critical section may throw typed errors and take as long as a pass over the data. Not `Synchronization.Mutex`,
+/// which keeps a thread id of its own that is the parent's after a fork (see CKernels/fork.c).
 package final class Lock: @unchecked Sendable {
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
 

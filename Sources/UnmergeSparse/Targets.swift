@@ -1,5 +1,4 @@
 import CUnmerge
-import Synchronization
 import UnmergeCore
 import UnmergeLinalg
 
@@ -75,20 +74,30 @@ func eachTarget(
 ) throws(UnmergeError) {
   let count = gram.targets
   let workers = gram.isComplete ? min(count, watch.threads) : min(count, 1)
-  let failure = Mutex<(target: Int, error: UnmergeError)?>(nil)
+  let failures = TargetFailures()
   Threads.withSingleThreadedBLAS {
     Threads.perform(workers) { worker in
       for t in stride(from: worker, to: count, by: workers) {
         do throws(UnmergeError) {
           try body(t)
         } catch {
-          failure.withLock { if $0.map({ t < $0.target }) ?? true { $0 = (t, error) } }
+          failures.add(t, error)
           return
         }
       }
     }
   }
-  if let failed = failure.withLock({ $0 }) { throw failed.error }
+  if let failure = failures.first { throw failure }
+}
+
+/// The error of the first target that has one.
+private final class TargetFailures: @unchecked Sendable {
+  private var failure: (target: Int, error: UnmergeError)?
+  private let lock = Lock()
+  func add(_ t: Int, _ e: UnmergeError) {
+    lock.locked { if failure.map({ t < $0.target }) ?? true { failure = (t, e) } }
+  }
+  var first: UnmergeError? { lock.locked { failure?.error } }
 }
 
 /// The caller's weights, or nil for ones.

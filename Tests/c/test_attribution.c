@@ -701,8 +701,47 @@ static void memory_comes_back(void) {
   free_merge(q);
 }
 
+/* Two threads of a forked child meet in code that runs for the first time. Swift's runtime, left alone, takes the child for its
+ * parent there, and one child in twenty hangs. */
+static pthread_barrier_t together;
+
+static void *attribute_together(void *user) {
+  const merge *q = user;
+  unmerge_attribution *found = NULL;
+  unmerge_error err;
+  unmerge_run r = new_run();
+  r.threads = 1;
+  pthread_barrier_wait(&together);
+  OK(unmerge_attribute(q->atoms, q->target, NULL, &r, &found, &err), err);
+  unmerge_attribution_destroy(found);
+  return NULL;
+}
+
+static void threads_of_a_forked_child(void) {
+  merge *q = make();
+  enum { CHILDREN = 100 };
+  int hung = 0;
+  for (int i = 0; i < CHILDREN && hung < 3; i++) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(SANITIZED ? 30 : 10);
+      pthread_t thread;
+      pthread_barrier_init(&together, NULL, 2);
+      pthread_create(&thread, NULL, attribute_together, q);
+      attribute_together(q);
+      pthread_join(thread, NULL);
+      _exit(failures != 0);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    hung += status != 0;
+  }
+  CHECKF(hung == 0, "(%d children)", hung);
+  free_merge(q);
+}
+
 MAIN(TEST(defaults), TEST(a_merge_is_attributed), TEST(the_recipe_is_ready_for_use), TEST(names_of_methods), TEST(null_arguments),
      TEST(stale_and_foreign_handles), TEST(ranges_of_options), TEST(structs_of_other_versions), TEST(operators_that_do_not_fit),
      TEST(views_of_results), TEST(data_that_is_not_finite), TEST(cancelled_before), TEST(cancelled_in_the_pass),
      TEST(stopped_anywhere), TEST(progress_is_told), TEST(same_bits_for_any_number_of_threads), TEST(threads_share_operators),
-     TEST(memory_comes_back))
+     TEST(memory_comes_back), TEST(threads_of_a_forked_child))
