@@ -1,5 +1,6 @@
 /* Attribution at the door: what is required, what is refused, what is promised. */
 #include "check.h"
+#include <limits.h>
 #include <pthread.h>
 
 static _Thread_local unmerge_error e;
@@ -562,10 +563,13 @@ static void cancelled_in_the_pass(void) {
 /* Whenever it is stopped: it ends soon, and there is no answer; or it had finished. */
 static void stopped_anywhere(void) {
   merge *q = make();
-  double start = seconds_now();
-  OK(attribute(q, NULL, NULL), e);
-  const double whole = seconds_now() - start;
-  unmerge_attribution_destroy(q->found);
+  double start, whole = INFINITY; /* the least of some: the first takes longer, and others use the machine */
+  for (int i = 0; i < 5; i++) {
+    start = seconds_now();
+    OK(attribute(q, NULL, NULL), e);
+    whole = fmin(whole, seconds_now() - start);
+    unmerge_attribution_destroy(q->found);
+  }
   int stopped = 0;
   for (int i = 1; i < 24; i++) {
     q->found = NULL;
@@ -684,7 +688,7 @@ static void threads_share_operators(void) {
 static void memory_comes_back(void) {
   if (SANITIZED) return;
   merge *q = make();
-  long before = 0;
+  long least[2] = {LONG_MAX, LONG_MAX}; /* of two stretches, settled: a block of 1 MB comes and goes */
   for (int i = 0; i < 60; i++) {
     ask(q, 1);
     unmerge_run r = new_run();
@@ -695,9 +699,9 @@ static void memory_comes_back(void) {
     FILE *f = fopen("/proc/self/statm", "r");
     if (f == NULL || fscanf(f, "%ld %ld", &pages, &resident) != 2) return;
     fclose(f);
-    if (i == 29) before = resident;
-    if (i == 59) CHECKF(resident - before < 256, "(%ld pages more after 30 rounds)", resident - before); /* 1 MB */
+    if (i >= 10 && resident < least[i / 30]) least[i / 30] = resident;
   }
+  CHECKF(least[1] - least[0] < 128, "(%ld pages more after 30 rounds)", least[1] - least[0]); /* 512 kB */
   free_merge(q);
 }
 
