@@ -17,37 +17,53 @@ enum MergeKind: Sendable {
   /// The 5 % quantile of what is not zero over its median: 0.25 at most when small entries are among it.
   private static let gap = 0.29
 
-  init(_ sample: RowSample, floors: [Double]) throws(UnmergeError) {
-    var factors: [Double] = []
-    var shares: [Double] = []
-    var gaps: [Double] = []
-    for (m, floor) in zip(sample.modules, floors) {
-      let energy = Float.squares(m.target.pointer, m.entries) / Double(max(m.entries, 1))
-      guard energy > 0 else { continue }
-      shares.append(floor / energy)
-      // Finer storage than that of the base adds nothing to the rounding of the task models.
-      var rounding = m.roundingVariance
-      if let base = m.base, m.unit == nil, Self.isBrain(base) {
-        rounding = max(rounding, ElementType.bf16.roundingEnergy(base.pointer, m.entries) / Double(max(m.entries, 1)))
-      }
-      if m.unit != nil || rounding > m.roundingVariance, rounding > 0 { factors.append(floor / rounding) }
-      let kept: Buffer<Float> = try allocate(m.entries)
-      var count = 0
-      for i in 0..<m.entries where abs(m.target[i]) > 0.5 * (m.unit?[i] ?? 0) && m.target[i] != 0 {
-        kept[count] = m.target[i]
-        count += 1
-      }
-      guard count >= 64 else { continue }
-      func quantile(_ p: Double) throws(UnmergeError) -> Double {
-        try allocating { () throws(OutOfMemory) in
-          Double(try Magnitude.orderStatistic(kept.pointer, count, rank: Int(p * Double(count))).value)
-        }
-      }
-      let half = try quantile(0.5)
-      if half > 0 { gaps.append(try quantile(0.05) / half) }
+  init(_ sample: RowSample, floors: [Double], _ watch: Watch) throws(UnmergeError) {
+    let modules = sample.modules
+    let results = Results<Signs>(modules.count, Signs())
+    try performPass(tasks: modules.count, slots: max(1, min(watch.threads, modules.count)), watch) {
+      (m, _) throws(UnmergeError) in
+      results.set(m, try Self.signs(modules[m], floor: floors[m]))
+    } finish: { _, _ in
     }
+    let (factors, shares) = (results.values.compactMap(\.factor), results.values.compactMap(\.share))
     let isNoisy = factors.isEmpty ? median(shares) > Self.noiseShare : median(factors) > Self.noiseFactor
-    self = !isNoisy ? .sum : median(gaps) >= Self.gap ? .trim : .drop
+    self = !isNoisy ? .sum : median(results.values.compactMap(\.gap)) >= Self.gap ? .trim : .drop
+  }
+
+  /// Of one module: noise over rounding and over D, and the gap; nil where it does not tell.
+  private struct Signs: Sendable {
+    var factor: Double?
+    var share: Double?
+    var gap: Double?
+  }
+
+  private static func signs(_ m: SampledModule, floor: Double) throws(UnmergeError) -> Signs {
+    var signs = Signs()
+    let energy = Float.squares(m.target.pointer, m.entries) / Double(max(m.entries, 1))
+    guard energy > 0 else { return signs }
+    signs.share = floor / energy
+    // Finer storage than that of the base adds nothing to the rounding of the task models.
+    var rounding = m.roundingVariance
+    if let base = m.base, m.unit == nil, isBrain(base) {
+      rounding = max(rounding, ElementType.bf16.roundingEnergy(base.pointer, m.entries) / Double(max(m.entries, 1)))
+    }
+    if m.unit != nil || rounding > m.roundingVariance, rounding > 0 { signs.factor = floor / rounding }
+    let kept: Buffer<Float> = try allocate(m.entries)
+    var count = 0
+    let (target, unit) = (m.target.pointer, m.unit?.pointer)
+    for i in 0..<m.entries where abs(target[i]) > 0.5 * (unit?[i] ?? 0) && target[i] != 0 {
+      kept.pointer[count] = target[i]
+      count += 1
+    }
+    guard count >= 64 else { return signs }
+    func quantile(_ p: Double) throws(UnmergeError) -> Double {
+      try allocating { () throws(OutOfMemory) in
+        Double(try Magnitude.orderStatistic(kept.pointer, count, rank: Int(p * Double(count))).value)
+      }
+    }
+    let half = try quantile(0.5)
+    if half > 0 { signs.gap = try quantile(0.05) / half }
+    return signs
   }
 
   /// Values that bfloat16 can hold.
@@ -122,7 +138,7 @@ struct Findings: Sendable {
     margins = Array(repeating: 0, count: n)
     qValues = []
 
-    var kind = try MergeKind(sample, floors: try WhitenedFit(sample, atoms: [], watch).floors)
+    var kind = try MergeKind(sample, floors: try WhitenedFit(sample, atoms: [], watch).floors, watch)
     if kind != .sum {
       let spikes = try multiplesOfOne(sample, usable)
       for j in usable {
@@ -156,11 +172,11 @@ struct Findings: Sendable {
 
     // What is left at rounding is a sum, however full its rank.
     if kind != .sum, sums.residual(least) < 3 * sums.rounding { kind = .sum }
-    var places = kind == .sum ? [] : try Traces(sample, found).multiples()
-    if kind == .drop, try isTrimmed(found, places, Traces(sample, found)) { kind = .trim }
+    var places = kind == .sum ? [] : try Traces(sample, found, watch).multiples()
+    if kind == .drop, try isTrimmed(found, places, Traces(sample, found, watch)) { kind = .trim }
     // An atom whose interval holds 0 is not said to be inside; without it the others are weighed again.
     for _ in 0..<2 {
-      let traces = Traces(sample, found)
+      let traces = Traces(sample, found, watch)
       switch kind {
       case .sum: try weighSum(found, sample, modules, sums, usable, fit, presence, traces, z)
       case .drop: try weighDrop(found, try fit.solve(sums.c, found), places, traces, z)

@@ -45,6 +45,15 @@ struct RatioVotes {
     flank[d] -= 1
   }
 
+  /// The votes of both, on the same grid.
+  static func + (x: RatioVotes, y: RatioVotes) -> RatioVotes {
+    var sum = x
+    for i in sum.centre.indices { sum.centre[i] += y.centre[i] }
+    for i in sum.flank.indices { sum.flank[i] += y.flank[i] }
+    sum.count += y.count
+    return sum
+  }
+
   /// The spike: where it is (its centre of mass), how many entries it holds, and how many standard deviations that is.
   func peak() -> (ratio: Double, entries: Double, z: Double) {
     var excess: [Double] = []

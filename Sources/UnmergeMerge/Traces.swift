@@ -18,16 +18,19 @@ struct Traces: Sendable {
 
   private let sample: RowSample
   private let present: [Int]
+  private let watch: Watch
 
-  init(_ sample: RowSample, _ present: [Int]) {
+  init(_ sample: RowSample, _ present: [Int], _ watch: Watch) {
     self.sample = sample
     self.present = present
+    self.watch = watch
   }
 
   /// The same sample with some of the present atoms, by position.
   init(_ other: Traces, _ positions: [Int]) {
     sample = other.sample
     present = positions.map { other.present[$0] }
+    watch = other.watch
   }
 
   /// τ of one atom on a sampled module: as the task model was stored, or as it is where nothing says how.
@@ -40,43 +43,63 @@ struct Traces: Sendable {
 
   /// Half the width of what is one place in D: the rounding of the stored weight.
   private static func unit(_ m: SampledModule, _ i: Int) -> Float {
-    if let unit = m.unit { return unit[i] }
+    if let unit = m.unit { return unit.pointer[i] }
     guard let base = m.base else { return 1e-7 }
     // float32: the sums of the tool leave some units.
-    return max(abs(base[i]), abs(m.target[i])) * 0x1p-21
+    return max(abs(base.pointer[i]), abs(m.target.pointer[i])) * 0x1p-21
   }
 
-  private func each(
-    _ body: (SampledModule, [Buffer<Float>]) throws(UnmergeError) -> Void
-  ) throws(UnmergeError) {
-    for m in sample.modules {
-      var taus: [Buffer<Float>] = []
-      for j in present {
-        let tau: Buffer<Float> = try allocate(m.entries)
-        Self.taskVector(m, j, tau.pointer)
-        taus.append(tau)
+  /// Task vectors of a thread, one after the other, at once: what one thread needs for all atoms may be much.
+  private static let most = 1 << 26
+
+  /// `body` on every module with the task vectors of the atoms, into the part of its thread; all parts at the end. What goes
+  /// into a part must not depend on the order of modules: whole numbers do not.
+  private func each<Part: Sendable>(
+    _ empty: Part,
+    _ body: @escaping @Sendable (Int, SampledModule, [UnsafePointer<Float>], inout Part) throws(UnmergeError) -> Void
+  ) throws(UnmergeError) -> [Part] {
+    let (modules, present) = (sample.modules, present)
+    let longest = modules.reduce(0) { max($0, $1.entries) }
+    let size = try product(longest, max(present.count, 1), "the task vectors of a module")
+    let slots = max(1, min(watch.threads, modules.count, Self.most / max(size, 1)))
+    var rooms: [Room<Part>] = []
+    for _ in 0..<slots { rooms.append(Room(try allocate(size), empty)) }
+    let workers = rooms
+    try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
+      try performPass(tasks: modules.count, slots: slots, watch) { (index, slot) throws(UnmergeError) in
+        let (m, room) = (modules[index], workers[slot])
+        var taus: [UnsafePointer<Float>] = []
+        for (x, j) in present.enumerated() {
+          let tau = room.taus.pointer + x * longest
+          Self.taskVector(m, j, tau)
+          taus.append(UnsafePointer(tau))
+        }
+        try body(index, m, taus, &room.part)
+      } finish: { _, _ in
       }
-      try body(m, taus)
     }
+    return workers.map(\.part)
   }
 
   /// ρ of every present atom, and the entries that show it.
   func multiples() throws(UnmergeError) -> [Multiple] {
-    var positive = present.map { _ in RatioVotes(from: 0.02, to: 8, bins: 1200, logarithmic: true) }
-    var negative = positive
-    try each { (m, taus) throws(UnmergeError) in
+    let k = present.count
+    // Positive ones, then negative ones
+    let empty = Array(repeating: RatioVotes(from: 0.02, to: 8, bins: 1200, logarithmic: true), count: 2 * k)
+    let votes = try each(empty) { (_, m, taus, votes) in
+      let target = m.target.pointer
       for i in 0..<m.entries {
-        let (d, u) = (m.target[i], Self.unit(m, i))
+        let (d, u) = (target[i], Self.unit(m, i))
         guard abs(d) > 1.5 * u else { continue }
-        for x in present.indices {
+        for x in 0..<k {
           let t = taus[x][i]
           guard abs(t) > 8 * u else { continue }
-          if (d < 0) == (t < 0) { positive[x].add(d, t, unit: u) } else { negative[x].add(-d, t, unit: u) }
+          if (d < 0) == (t < 0) { votes[x].add(d, t, unit: u) } else { votes[k + x].add(-d, t, unit: u) }
         }
       }
-    }
+    }.reduce(empty) { zip($0, $1).map { $0 + $1 } }
     return present.indices.map { x in
-      let (p, n) = (positive[x].peak(), negative[x].peak())
+      let (p, n) = (votes[x].peak(), votes[k + x].peak())
       return p.z >= n.z ? p : (-n.ratio, n.entries, n.z)
     }
   }
@@ -84,21 +107,25 @@ struct Traces: Sendable {
   /// The share of entries a random mask keeps: those that only one present atom has left against those nothing is left of.
   func keptShare(_ ratios: [Double]) throws(UnmergeError) -> Double? {
     // What the others left is the same in both, so its density around either place cancels in the ratio.
-    var (alone, none, around) = (0.0, 0.0, 0.0)
-    try each { (m, taus) throws(UnmergeError) in
-      for x in present.indices {
+    let k = present.count
+    let counts = try each((alone: 0, none: 0, around: 0)) { (_, m, taus, part) in
+      let target = m.target.pointer
+      for x in 0..<k {
         for i in 0..<m.entries {
-          let (d, u, t) = (m.target[i], Self.unit(m, i), taus[x][i])
+          let (d, u, t) = (target[i], Self.unit(m, i), taus[x][i])
           let expected = Float(ratios[x]) * t
           guard abs(expected) > 16 * u else { continue }
           // As wide as the tool's own roundings and factors per matrix may move it.
           let width = u + 0.012 * abs(expected)
           let left = abs(d)
-          if abs(d - expected) <= width { alone += 1 }
-          if left <= width { none += 1 } else if left <= 2 * width { around += 1 }
+          if abs(d - expected) <= width { part.alone += 1 }
+          if left <= width { part.none += 1 } else if left <= 2 * width { part.around += 1 }
         }
       }
     }
+    let alone = Double(counts.reduce(0) { $0 + $1.alone })
+    let none = Double(counts.reduce(0) { $0 + $1.none })
+    let around = Double(counts.reduce(0) { $0 + $1.around })
     // Nothing left must be a spike of its own.
     return alone + none > 200 && none > 1.15 * around ? alone / (alone + none) : nil
   }
@@ -107,11 +134,12 @@ struct Traces: Sendable {
   /// much rarer they are before, as a share.
   func trimmedShare(_ ratios: [Double]) throws(UnmergeError) -> (share: Double, before: Double)? {
     let bins = 100
-    var hits = Array(repeating: 0.0, count: bins)
-    var counts = Array(repeating: 0.0, count: bins)
-    let ranks: Buffer<Int32> = try allocate(1 << 16)
-    try each { (m, taus) throws(UnmergeError) in
-      for x in present.indices {
+    let k = present.count
+    let empty = (hits: Array(repeating: 0, count: bins), counts: Array(repeating: 0, count: bins))
+    let parts = try each(empty) { (_, m, taus, part) throws(UnmergeError) in
+      let ranks: Buffer<Int32> = try allocate(1 << 16)
+      let target = m.target.pointer
+      for x in 0..<k {
         // Rank by the upper half of the bits: entries of a task vector have no more.
         ranks.zero()
         let tau = taus[x]
@@ -126,11 +154,13 @@ struct Traces: Sendable {
           let (u, t) = (Self.unit(m, i), tau[i])
           guard abs(t) > 2 * u else { continue }
           let bin = min(bins - 1, Int(ranks[Int(t.magnitude.bitPattern >> 16)]) * bins / max(m.entries, 1))
-          counts[bin] += 1
-          if abs(m.target[i] - Float(ratios[x]) * t) <= 0.5 * u { hits[bin] += 1 }
+          part.counts[bin] += 1
+          if abs(target[i] - Float(ratios[x]) * t) <= 0.5 * u { part.hits[bin] += 1 }
         }
       }
     }
+    let hits = (0..<bins).map { b in Double(parts.reduce(0) { $0 + $1.hits[b] }) }
+    let counts = (0..<bins).map { b in Double(parts.reduce(0) { $0 + $1.counts[b] }) }
     guard let at = step(hits, counts) else { return nil }
     func rate(_ r: Range<Int>) -> Double { hits[r].reduce(0, +) / max(counts[r].reduce(0, +), 1) }
     // The jump may fall into a bin.
@@ -161,13 +191,14 @@ struct Traces: Sendable {
   func ratios(lambda: Double, density: Double) throws(UnmergeError) -> [Double]? {
     let k = present.count
     guard k > 1 else { return [1] }
-    var votes = (0..<k * k).map { _ in RatioVotes(from: 0.005, to: 0.995, bins: 2000, logarithmic: false) }
-    try each { (m, taus) throws(UnmergeError) in
+    let empty = Array(repeating: RatioVotes(from: 0.005, to: 0.995, bins: 2000, logarithmic: false), count: k * k)
+    let votes = try each(empty) { (_, m, taus, votes) throws(UnmergeError) in
+      let target = m.target.pointer
       var least: [Float] = []
       for tau in taus {
         let rank = m.entries - max(1, Int(density * Double(m.entries)))
         least.append(
-          try allocating { () throws(OutOfMemory) in try Magnitude.orderStatistic(tau.pointer, m.entries, rank: rank).value }
+          try allocating { () throws(OutOfMemory) in try Magnitude.orderStatistic(tau, m.entries, rank: rank).value }
         )
       }
       for i in 0..<m.entries {
@@ -176,11 +207,11 @@ struct Traces: Sendable {
           for y in 0..<x where abs(taus[y][i]) >= least[y] {
             let (p, q) = (taus[x][i], taus[y][i])
             guard (p < 0) == (q < 0), abs(p - q) > 4 * u else { continue }
-            votes[x * k + y].add(m.target[i] / Float(lambda) - q, p - q, unit: u)
+            votes[x * k + y].add(target[i] / Float(lambda) - q, p - q, unit: u)
           }
         }
       }
-    }
+    }.reduce(empty) { zip($0, $1).map { $0 + $1 } }
     // log w_x − log w_y = logit, by weighted least squares with Σ log w = 0
     var g = Array(repeating: 1.0, count: k * k)
     var c = Array(repeating: 0.0, count: k)
@@ -209,23 +240,21 @@ struct Traces: Sendable {
   /// Least squares of D on the stored task vectors, with standard errors that modules agree on.
   func leastSquares() throws(UnmergeError) -> (weights: [Double], errors: [Double], residual: Double, energy: Double) {
     let k = present.count
-    var grams: [[Double]] = []
-    var cs: [[Double]] = []
-    var yy = 0.0
-    try each { (m, taus) throws(UnmergeError) in
+    let own = Results<(g: [Double], c: [Double], yy: Double)>(sample.modules.count, ([], [], 0))
+    _ = try each(()) { (index, m, taus, _) in
       var g = Array(repeating: 0.0, count: k * k)
       var c = Array(repeating: 0.0, count: k)
       for x in 0..<k {
         for y in 0...x {
-          g[x * k + y] = Float.dot(taus[x].pointer, taus[y].pointer, m.entries)
+          g[x * k + y] = Float.dot(taus[x], taus[y], m.entries)
           g[y * k + x] = g[x * k + y]
         }
-        c[x] = Float.dot(taus[x].pointer, m.target.pointer, m.entries)
+        c[x] = Float.dot(taus[x], m.target.pointer, m.entries)
       }
-      yy += Float.squares(m.target.pointer, m.entries)
-      grams.append(g)
-      cs.append(c)
+      own.set(index, (g, c, Float.squares(m.target.pointer, m.entries)))
     }
+    let (grams, cs) = (own.values.map(\.g), own.values.map(\.c))
+    let yy = own.values.reduce(0) { $0 + $1.yy }
     var g = Array(repeating: 0.0, count: k * k)
     var c = Array(repeating: 0.0, count: k)
     for m in grams.indices {
@@ -249,5 +278,15 @@ struct Traces: Sendable {
       for j in 0..<k { residual += w[i] * w[j] * g[i * k + j] }
     }
     return (w, errors.map { ($0 * few).squareRoot() }, max(residual, 0), yy)
+  }
+}
+
+/// What one thread has.
+private final class Room<Part>: @unchecked Sendable {
+  let taus: Buffer<Float>
+  var part: Part
+  init(_ taus: Buffer<Float>, _ part: Part) {
+    self.taus = taus
+    self.part = part
   }
 }
