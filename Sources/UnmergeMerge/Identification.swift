@@ -72,6 +72,9 @@ extension Findings {
     return list
   }
 
+  /// So many entries of a module tell recipes apart; where all modules are large, the rest would only take time.
+  private static let tried = 1 << 21
+
   /// Replays what may have been and keeps what predicts most.
   mutating func identify(_ kind: MergeKind, _ found: [Int], _ settings: AttributionSettings) throws(UnmergeError) {
     if isCrossed {
@@ -91,7 +94,8 @@ extension Findings {
     let tried = Array(order.prefix(2))
     let choices = storageChoices()
     let meter = PassMeter(
-      watch, pass: 2, total: max(1, tried.reduce(0) { $0 + a.modules[$1].entries } * list.count * choices.count * 2))
+      watch, pass: 2,
+      total: max(1, tried.reduce(0) { $0 + min(a.modules[$1].entries, Self.tried) } * list.count * choices.count * 2))
     var best: (score: Double, index: Int, recipe: Recipe)?
     for (index, plain) in list.enumerated() {
       for (dtype, out) in choices {
@@ -128,7 +132,7 @@ extension Findings {
     var sum = Replayed()
     for m in modules {
       do throws(UnmergeError) {
-        sum.add(try Replay(a, y, r, watch).compare(m, meter))
+        sum.add(try Replay(a, y, r, watch).compare(m, entries: Self.tried, meter))
       } catch {
         if let stop = watch.poll() { throw stop.error }
         return nil

@@ -123,8 +123,8 @@ package struct Replay: Sendable {
     }
   }
 
-  /// One module against what is stored there; nothing where the target has no piece.
-  package func compare(_ m: Int, _ meter: PassMeter) throws(UnmergeError) -> Replayed {
+  /// One module, or some `entries` of it, against what is stored there; nothing where the target has no piece.
+  package func compare(_ m: Int, entries: Int = .max, _ meter: PassMeter) throws(UnmergeError) -> Replayed {
     guard target.modules[m].piece(0) != nil else { return Replayed() }
     return try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
       let (stack, prepared) = try prepare(m)
@@ -139,7 +139,7 @@ package struct Replay: Sendable {
       let isRandom = rule.isRandom
       let parts = Results<Replayed>(crew.places, Replayed())
       var total = Replayed()
-      try crew.eachTile(stack, rule.operands) { (w, place) throws(UnmergeError) in
+      try crew.eachTile(stack, rule.operands, entries: entries) { (w, place) throws(UnmergeError) in
         ready.merge(stack, w)
         stack.outType.round(w.out.pointer, w.entries)
         var r = Replayed()

@@ -100,7 +100,12 @@ package struct RowSample: Sendable {
 /// `count` of 0 ..< total, equally spaced.
 func spread(_ count: Int, of total: Int) -> [Int] {
   let n = max(0, min(count, total))
-  return (0..<n).map { n == total ? $0 : Int((Double($0) + 0.5) * Double(total) / Double(n)) }
+  return (0..<n).map { spaced($0, n, of: total) }
+}
+
+/// One of `count` places in 0 ..< total, equally spaced.
+func spaced(_ i: Int, _ count: Int, of total: Int) -> Int {
+  count == total ? i : Int((Double(i) + 0.5) * Double(total) / Double(count))
 }
 
 /// What to read of one module.

@@ -292,19 +292,21 @@ struct Crew: Sendable {
   private var group: Int { max(1, min(8, tiles / (2 * workers.count))) }
   var places: Int { workers.count * group }
 
-  /// `work` on every tile with its operands, from any thread, and a place for its result; `finish` with the places of the
-  /// tiles in order, on this thread.
+  /// `work` on every tile (or equally spaced ones, of some `entries` together) with its operands, from any thread, and a place
+  /// for its result; `finish` with the places of the tiles in order, on this thread.
   func eachTile(
-    _ stack: Stack, _ operands: Operands,
+    _ stack: Stack, _ operands: Operands, entries: Int = .max,
     work: @escaping @Sendable (Workspace, _ place: Int) throws(UnmergeError) -> Void,
     finish: (_ place: Int) -> Void
   ) throws(UnmergeError) {
     let (workers, watch) = (workers, watch)
-    let (size, tiles, group) = (tileRows, tiles, group)
+    let (size, group) = (tileRows, group)
+    let all = self.tiles
+    let tiles = min(all, max(1, entries / max(1, size * stack.cols)))
     try performPass(tasks: (tiles + group - 1) / group, slots: workers.count, watch) { (task, slot) throws(UnmergeError) in
       let w = workers[slot]
       for tile in task * group..<min((task + 1) * group, tiles) {
-        try stack.fill(w, stack.tile(tile, of: size), operands)
+        try stack.fill(w, stack.tile(spaced(tile, tiles, of: all), of: size), operands)
         try work(w, slot * group + tile - task * group)
         if let stop = watch.poll() { throw stop.error }
       }
