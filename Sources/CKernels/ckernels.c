@@ -144,6 +144,35 @@ CLONES void ck_dot_norm_f64(const double *x_, const double *y_, size_t n, double
   *xx += t;
 }
 
+// Dot2 of Ogita, Rump & Oishi 2005, lane by lane: every product and every addition is carried with its rounding error, so the
+// sum is as if computed in twice the precision and rounded to *high + *low. The order of additions is fixed.
+CLONES void ck_dot_twice(const double *x_, const double *y_, size_t n, double *high, double *low) {
+  const u_f64 *x = (const u_f64 *)x_, *y = (const u_f64 *)y_;
+  double s[8] = {0}, e[8] = {0};
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (int l = 0; l < 8; l++) {
+      double p = x[i + l] * y[i + l], q = __builtin_fma(x[i + l], y[i + l], -p);
+      double t = s[l] + p, z = t - s[l];
+      e[l] += (s[l] - (t - z)) + (p - z) + q;
+      s[l] = t;
+    }
+  for (int l = 0; i < n; i++, l++) {
+    double p = x[i] * y[i], q = __builtin_fma(x[i], y[i], -p);
+    double t = s[l] + p, z = t - s[l];
+    e[l] += (s[l] - (t - z)) + (p - z) + q;
+    s[l] = t;
+  }
+  double sum = 0, error = 0;
+  for (int l = 0; l < 8; l++) {
+    double t = sum + s[l], z = t - sum;
+    error += (sum - (t - z)) + (s[l] - z) + e[l];
+    sum = t;
+  }
+  *high = sum + error;
+  *low = (sum - *high) + error;
+}
+
 #define SQUARES(name, type, alias)                                                                 \
   CLONES double name(const type *x_, size_t n) {                                                   \
     const alias *x = (const alias *)x_;                                                            \

@@ -145,14 +145,7 @@ package struct Folds: Sendable {
 
   package func fold(module: UInt64, row: Int, cols: Int) -> Int {
     let unit = UInt64(truncatingIfNeeded: cols == 1 ? row / 64 : row)
-    // splitmix64 of the three, one after the other
-    func mix(_ x: UInt64) -> UInt64 {
-      var z = x &+ 0x9E37_79B9_7F4A_7C15
-      z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-      z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-      return z ^ (z >> 31)
-    }
-    return Int(mix(mix(mix(seed) ^ module) ^ unit) % UInt64(count))
+    return Int(CounterRandom.bits(seed, module, unit) % UInt64(count))
   }
 }
 

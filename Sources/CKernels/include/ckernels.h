@@ -30,6 +30,9 @@ double ck_squares_f64(const double *x, size_t n);
 void ck_dot_squares_f32(const float *x, const float *y, size_t n, double *xy, double *xx);
 void ck_dot_squares_f64(const double *x, const double *y, size_t n, double *xy, double *xx);
 
+// sum of x*y as if computed in twice the precision: *high + *low.
+void ck_dot_twice(const double *x, const double *y, size_t n, double *high, double *low);
+
 // Upper triangle of g += X'X for few columns (n x n, column-major, leading dimension n); X is k x n, columns `lead` apart.
 // BLAS packs and blocks for squares and spends its time on that when n is small; here 2 x 4 columns share their loads.
 // Summed in double; both give the same bits for the same values.
