@@ -21,6 +21,7 @@ void NAME(dpocon_)(const char *, const int *, const double *, const int *, const
                    unsigned long);
 void NAME(cblas_dsyr2k)(int, int, int, int, int, double, const double *, int, const double *, int, double, double *, int);
 void NAME(dpotri_)(const char *, const int *, double *, const int *, int *, unsigned long);
+void NAME(dtrtri_)(const char *, const char *, const int *, double *, const int *, int *, unsigned long, unsigned long);
 void NAME(dsyevr_)(const char *, const char *, const char *, const int *, double *, const int *, const double *,
                    const double *, const int *, const int *, const double *, int *, double *, double *, const int *, int *,
                    double *, const int *, int *, const int *, int *, unsigned long, unsigned long, unsigned long);
@@ -73,6 +74,11 @@ void openblas_dsyr2k(int n, int k, double alpha, const double *a, int lda, const
 int openblas_dpotri_upper(int n, double *a, int lda) {
   int info = 0;
   NAME(dpotri_)("U", &n, a, &lda, &info, 1);
+  return info;
+}
+int openblas_dtrtri_upper(int n, double *a, int lda) {
+  int info = 0;
+  NAME(dtrtri_)("U", "N", &n, a, &lda, &info, 1, 1);
   return info;
 }
 int openblas_dsyevr_upper(int vectors, int n, double *a, int lda, int first, int last, double *w, double *z, int ldz,

@@ -93,6 +93,27 @@ package final class Cholesky: @unchecked Sendable {
     openblas_dtrsv(0, 0, k, r.pointer, ld, x, 1)
   }
 
+  /// Σ weight_i ((RᵀR)⁻¹)_ii, weights in the order of `order`.
+  package func weightedTraceOfInverse(_ weight: UnsafePointer<Double>) throws(OutOfMemory) -> Double {
+    try traceOfInverse(count, r.pointer, capacity, weight)
+  }
+}
+
+/// Σ weight_i ((RᵀR)⁻¹)_ii; the diagonal of the inverse holds the squared rows of R⁻¹.
+private func traceOfInverse(
+  _ n: Int, _ r: UnsafePointer<Double>, _ leading: Int, _ weight: UnsafePointer<Double>
+) throws(OutOfMemory) -> Double {
+  guard n > 0 else { return 0 }
+  let inverse = try Buffer<Double>(n * n)
+  for j in 0..<n { (inverse.pointer + j * n).update(from: r + j * leading, count: j + 1) }
+  let k = Int32(truncatingIfNeeded: n)
+  guard openblas_dtrtri_upper(k, inverse.pointer, k) == 0 else { return .nan }
+  var sum = 0.0
+  for j in 0..<n {
+    let column = inverse.pointer + j * n
+    for i in 0...j { sum += weight[i] * (column[i] * column[i]) }
+  }
+  return sum
 }
 
 /// A = RᵀR of a whole symmetric positive definite matrix by LAPACK, for many right-hand sides and a condition estimate.
@@ -133,6 +154,11 @@ package struct DenseCholesky: @unchecked Sendable {
     }
     self.n = n
     self.r = r
+  }
+
+  /// Σ weight_i (A⁻¹)_ii
+  package func weightedTraceOfInverse(_ weight: UnsafePointer<Double>) throws(OutOfMemory) -> Double {
+    try traceOfInverse(n, r.pointer, n, weight)
   }
 
   package func solve(_ x: UnsafeMutablePointer<Double>, columns: Int = 1, leading: Int? = nil) {

@@ -375,7 +375,7 @@ final class ActiveSet {
   private func isFactorable(_ j: Int) -> Bool { problem.isFree(j, v[j]) && problem.lambda[j] < .infinity }
 
   /// Makes `factor` that of the support: leavers by rotations, newcomers appended, dependent ones moved until they fit.
-  private func factorSupport() throws(UnmergeError) {
+  private func factorSupport(moving: Bool = true) throws(UnmergeError) {
     var size = 0
     for j in 0..<n where isFactorable(j) { size += 1 }
     if size > capacity {
@@ -395,7 +395,7 @@ final class ActiveSet {
           factored[j] = true
           break
         }
-        if !moveAlongNull(j) { break }
+        if !moving || !moveAlongNull(j) { break }
       }
     }
   }
@@ -443,6 +443,23 @@ final class ActiveSet {
     }
     for i in stride(from: k - 1, through: 0, by: -1) where !isFactorable(order[i]) { drop(at: i) }
     return reachesKink
+  }
+
+  /// The trace of d(Aw)/dy on the face of v: tr Ĝ_AA (Ĝ_AA + μ)⁻¹ = rank − Σ μ_j (H⁻¹)_jj over the atoms A that are neither at
+  /// 0 nor at a bound (Zou, Hastie & Tibshirani 2007; Tibshirani & Taylor 2012). NaN where nothing but chance holds an atom
+  /// at 0.
+  func degreesOfFreedom() throws(UnmergeError) -> Double {
+    var isUnshrunk = true
+    for j in 0..<n where problem.lambda[j] < .infinity {
+      if v[j] == 0, problem.lambda[j] == 0, problem.lower[j] < 0, problem.upper[j] > 0 { return .nan }
+      if v[j] != 0, problem.mu[j] > 0 { isUnshrunk = false }
+    }
+    try factorSupport(moving: false)
+    let order = factor.order
+    if isUnshrunk { return Double(order.count) }
+    for (i, j) in order.enumerated() { rhs[i] = problem.mu[j] }
+    let shrunk = try allocating { () throws(OutOfMemory) in try factor.weightedTraceOfInverse(rhs) }
+    return max(0, Double(order.count) - shrunk)
   }
 
   /// Whether the atoms with the largest admissible correlation, support or not, are dependent: then the fit is unique and

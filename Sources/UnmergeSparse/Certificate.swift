@@ -204,6 +204,8 @@ struct Ending {
   var flags: Int32 = 0
   var iterations = 0
   var certificate = Certificate()
+  /// Effective degrees of freedom; NaN where there is no formula.
+  var df = Double.nan
 }
 
 /// The report of one target. `sensitivity` is that of what was solved, where it is better than the Gram's (ridge).
@@ -234,5 +236,6 @@ func report(
   r.r2 = yy > 0 ? 1 - c.rss : 0
   r.condition = gram.condition
   r.seconds = watch.seconds
+  r.df = end.df
   return r
 }

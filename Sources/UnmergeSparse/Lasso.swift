@@ -32,7 +32,7 @@ struct ElasticNet: Sendable {
     let holdsZero = bounds.holdsZero(n)
     try eachTarget(gram, watch) { t throws(UnmergeError) in
       guard gram.targetNorms[t] > 0 || !holdsZero else {
-        return answers.set(t, gram, target: t, nil, emptyEnding(), watch)
+        return answers.set(t, gram, target: t, nil, emptyEnding(df: 0), watch)
       }
       var scale = 1.0
       if isRelative {
@@ -42,7 +42,8 @@ struct ElasticNet: Sendable {
         gram, target: t, alpha: alpha * scale, l1Ratio: l1Ratio, weights: weights, bounds: bounds)
       let solver = try ActiveSet(problem)
       if let start { scaleWarmStart(start.pointer + t * n, problem, solver.v) }
-      let end = try solver.run(watch, tol: watch.tol, maxIterations: watch.maxIterations, curvature: curvature)
+      var end = try solver.run(watch, tol: watch.tol, maxIterations: watch.maxIterations, curvature: curvature)
+      end.df = try solver.degreesOfFreedom()
       answers.set(t, problem, solver.v, end, watch)
       // What has not moved comes back as it was given, to the last bit.
       if let start { answers.keep(t, problem, solver.v, start.pointer + t * n) }

@@ -18,8 +18,10 @@ import UnmergeLinalg
 //
 // References: Friedman, Hastie & Tibshirani 2010; Efron, Hastie, Johnstone & Tibshirani 2004 (the path is piecewise linear).
 
-private func path(
-  _ net: ElasticNet, _ gram: Gram, target: Int, _ alphas: Buffer<Double>, _ watch: Watch
+/// `visit` is shown the points in descending order of α, with their coefficients, and may end the path there.
+func path(
+  _ net: ElasticNet, _ gram: Gram, target: Int, _ alphas: Buffer<Double>, _ watch: Watch,
+  findsDF: Bool = true, visit: (_ i: Int, _ coef: UnsafePointer<Double>) -> Bool = { _, _ in true }
 ) throws(UnmergeError) -> Answers {
   let count = alphas.count
   let answers = try Answers(gram.atoms, count)
@@ -37,20 +39,75 @@ private func path(
       end.certificate = .unknown
       answers.set(i, gram, target: target, solver.v, end, watch)
     } else if gram.targetNorms[target] == 0, net.bounds.holdsZero(gram.atoms) {
-      answers.set(i, gram, target: target, nil, emptyEnding(), watch)
-    } else if alphas[i] == 0, net.bounds.isEmpty, watch.maxIterations > 0 {
-      try LeastSquares(gram, alpha: 0, weights: nil, watch).answer(target, answers, column: i, watch)
+      answers.set(i, gram, target: target, nil, emptyEnding(df: 0), watch)
+    } else if alphas[i] == 0 || net.l1Ratio == 0, net.bounds.isEmpty, watch.maxIterations > 0 {
+      try LeastSquares(gram, alpha: alphas[i], weights: net.weights, watch, findsDF: findsDF)
+        .answer(target, answers, column: i, watch)
     } else {
       let problem = try Quadratic(
         gram, target: target, alpha: alphas[i], l1Ratio: net.l1Ratio, weights: net.weights, bounds: net.bounds)
       let warm = if let solver { solver } else { try ActiveSet(problem) }
       solver = warm
       warm.change(to: problem)
-      let end = try warm.run(watch, tol: watch.tol, maxIterations: watch.maxIterations)
+      var end = try warm.run(watch, tol: watch.tol, maxIterations: watch.maxIterations)
+      if findsDF { end.df = try warm.degreesOfFreedom() }
       answers.set(i, problem, warm.v, end, watch)
     }
+    if !visit(i, answers.coefficients(i)) { break }
   }
   return answers
+}
+
+/// α_max · ratio^(i / (count − 1)), or the caller's α in any order. Ridge has no α_max: its grid begins at the trace of G.
+struct AlphaGrid: Sendable {
+  private let given: Buffer<Double>?
+  private let count: Int
+  private let ratio: Double
+
+  init(_ pointer: UnsafePointer<Double>?, count: Int, ratio: Double) throws(UnmergeError) {
+    self.count = count
+    self.ratio = ratio
+    guard let pointer else {
+      given = nil
+      return
+    }
+    let copy = try allocate(count, of: Double.self)
+    for i in 0..<copy.count {
+      copy[i] = UnsafeRawPointer(pointer + i).loadUnaligned(as: Double.self)
+      try check(copy[i], "options->alphas[\(i)]", 0...Double.greatestFiniteMagnitude, "finite and >= 0")
+    }
+    given = copy
+  }
+
+  func values(_ net: ElasticNet, _ gram: Gram, target: Int, _ watch: Watch) throws(UnmergeError) -> Buffer<Double> {
+    if let given { return given }
+    let grid = try allocate(count, of: Double.self)
+    var largest = 0.0
+    if net.l1Ratio > 0 {
+      largest = try alphaMax(
+        gram, target: target, l1Ratio: net.l1Ratio, weights: net.weights, bounds: net.bounds, watch)
+    } else {
+      for j in 0..<gram.atoms { largest = min(largest + gram.norms[j] * gram.norms[j], .greatestFiniteMagnitude) }
+    }
+    let step = log(ratio) / Double(max(1, count - 1))
+    for i in 0..<count { grid[i] = largest * exp(step * Double(i)) }
+    return grid
+  }
+}
+
+/// A grid of our own begins at α_max.
+func checkGrid(_ alphas: UnsafePointer<Double>?, _ bounds: Bounds, _ gram: Gram) throws(UnmergeError) {
+  guard alphas != nil || bounds.holdsZero(gram.atoms) else {
+    throw .range(
+      "options->alphas is NULL, but the bounds exclude 0 for some atom: no alpha_max to begin from; give alphas")
+  }
+}
+
+func checkTarget(_ target: Int64, _ gram: Gram) throws(UnmergeError) -> Int {
+  guard target >= 0, target < gram.targets else {
+    throw .range("options->target is \(target); it must be in [0, \(gram.targets))")
+  }
+  return Int(target)
 }
 
 extension unmerge_path_options: Growable {
@@ -87,40 +144,22 @@ public func unmerge_lasso_path(
       throw .range("options->alpha_min_ratio is \(o.alpha_min_ratio); it must be in (0, 1)")
     }
     try check(o.n_alphas, "options->n_alphas", 1...Int64.max, ">= 1")
-    guard o.target >= 0, o.target < gram.targets else {
-      throw .range("options->target is \(o.target); it must be in [0, \(gram.targets))")
-    }
+    let target = try checkTarget(o.target, gram)
     try checkFlag(o.positive, "options->positive")
     try checkReserved(o.reserved, "options->reserved")
     let weights = try copyWeights(o.weights, gram.atoms)
     let watch = try Watch(run)
-    let count = Int(o.n_alphas)
-    let target = Int(o.target)
-    let output = try Output(coef, "coef", rows: gram.atoms, columns: count)
+    let output = try Output(coef, "coef", rows: gram.atoms, columns: Int(o.n_alphas))
     try checkResult(reports, "reports")
-    let grid = try allocate(count, of: Double.self)
-    if let given = o.alphas {
-      for i in 0..<count {
-        grid[i] = UnsafeRawPointer(given + i).loadUnaligned(as: Double.self)
-        try check(grid[i], "options->alphas[\(i)]", 0...Double.greatestFiniteMagnitude, "finite and >= 0")
-      }
-    }
     let bounds = try Bounds(o.lower, o.upper, positive: o.positive == 1, count: gram.atoms)
-    if o.alphas == nil, !bounds.holdsZero(gram.atoms) {
-      throw .range(
-        "options->alphas is NULL, but the bounds exclude 0 for some atom: no alpha_max to begin from; give alphas")
-    }
+    let alphaGrid = try AlphaGrid(o.alphas, count: Int(o.n_alphas), ratio: o.alpha_min_ratio)
+    try checkGrid(o.alphas, bounds, gram)
     let net = ElasticNet(alpha: 0, l1Ratio: o.l1_ratio, weights: weights, bounds: bounds)
-    let answers = try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
-      if o.alphas == nil {
-        let largest = try alphaMax(
-          gram, target: target, l1Ratio: net.l1Ratio, weights: weights, bounds: bounds, watch)
-        let step = log(o.alpha_min_ratio) / Double(max(1, count - 1))
-        for i in 0..<count { grid[i] = largest * exp(step * Double(i)) }
-      }
-      return try path(net, gram, target: target, grid, watch)
+    let (grid, answers) = try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
+      let grid = try alphaGrid.values(net, gram, target: target, watch)
+      return (grid, try path(net, gram, target: target, grid, watch))
     }
     answers.deliver(output, reports)
-    alphas?.update(from: grid.pointer, count: count)
+    alphas?.update(from: grid.pointer, count: grid.count)
   }
 }

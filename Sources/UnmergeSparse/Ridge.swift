@@ -25,8 +25,13 @@ struct LeastSquares: @unchecked Sendable {
   private let factor: Factor
   /// Columns of Ĝ, for a Gram on demand.
   private let gathered: Buffer<Double>?
+  /// tr Ĝ (Ĝ + μ)⁻¹, over the atoms that are neither excluded nor refused.
+  let df: Double
 
-  init(_ gram: Gram, alpha: Double, weights: Buffer<Double>?, _ watch: Watch) throws(UnmergeError) {
+  /// The df costs as much again as the factor; NaN where nobody asks for it.
+  init(
+    _ gram: Gram, alpha: Double, weights: Buffer<Double>?, _ watch: Watch, findsDF: Bool = true
+  ) throws(UnmergeError) {
     self.gram = gram
     self.alpha = alpha
     self.weights = weights
@@ -53,6 +58,13 @@ struct LeastSquares: @unchecked Sendable {
     }
     if let dense, gram.condition <= 1e11 || dense.condition <= 1e11 {
       factor = .dense(dense)
+      var taken = 0
+      for j in 0..<n where shift[j] != 1e200 { taken += 1 }
+      // Excluded atoms have no μ and so no part in the sum.
+      let shrunk =
+        alpha == 0 || !findsDF
+        ? 0 : try allocating { () throws(OutOfMemory) in try dense.weightedTraceOfInverse(problem.mu) }
+      df = findsDF ? max(0, Double(taken) - shrunk) : .nan
       return
     }
     let partial = try allocating { () throws(OutOfMemory) in
@@ -64,6 +76,11 @@ struct LeastSquares: @unchecked Sendable {
       if j & 63 == 63, let stop = watch.poll() { throw stop.error }
     }
     factor = .partial(partial, refused: refused)
+    for (i, j) in partial.order.enumerated() { shift[i] = problem.mu[j] }
+    let shrunk =
+      alpha == 0 || !findsDF
+      ? 0 : try allocating { () throws(OutOfMemory) in try partial.weightedTraceOfInverse(shift.pointer) }
+    df = findsDF ? max(0, Double(partial.count) - shrunk) : .nan
   }
 
   /// Zero atoms, and those whose penalty overflows.
@@ -94,7 +111,7 @@ struct LeastSquares: @unchecked Sendable {
   /// Answers target t into a column of `answers`, t unless said otherwise.
   func answer(_ t: Int, _ answers: Answers, column: Int? = nil, _ watch: Watch) throws(UnmergeError) {
     let column = column ?? t
-    guard gram.targetNorms[t] > 0 else { return answers.set(column, gram, target: t, nil, emptyEnding(), watch) }
+    guard gram.targetNorms[t] > 0 else { return answers.set(column, gram, target: t, nil, emptyEnding(df: df), watch) }
     let n = gram.atoms
     let problem = try Quadratic(gram, target: t, alpha: alpha, l1Ratio: 0, weights: weights)
     let v = try allocate(n, of: Double.self)
@@ -109,7 +126,7 @@ struct LeastSquares: @unchecked Sendable {
       for j in 0..<n where problem.lambda[j] == 0 { v[j] += step[j] }
     }
     residual(problem, v, r)
-    var end = Ending(iterations: 1, certificate: problem.certify(v.pointer, r.pointer))
+    var end = Ending(iterations: 1, certificate: problem.certify(v.pointer, r.pointer), df: df)
     var isSatisfied: Bool
     if case .partial(_, refused: true) = factor {
       end.flags |= UNMERGE_FLAG_RANK_DEFICIENT

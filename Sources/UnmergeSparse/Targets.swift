@@ -59,6 +59,11 @@ final class Answers: @unchecked Sendable {
 
   func set(_ column: Int, report: unmerge_report) { reports[column] = report }
 
+  /// In the caller's units.
+  func coefficients(_ column: Int) -> UnsafePointer<Double> { UnsafePointer(coef.pointer + column * rows) }
+
+  func reported(_ column: Int) -> unmerge_report { reports[column] }
+
   func deliver(_ output: Output, _ results: UnsafeMutablePointer<unmerge_report>?) {
     for t in 0..<columns {
       for j in 0..<rows { output.set(j, t, coef[t * rows + j]) }
@@ -72,8 +77,14 @@ final class Answers: @unchecked Sendable {
 func eachTarget(
   _ gram: Gram, _ watch: Watch, _ body: @escaping @Sendable (Int) throws(UnmergeError) -> Void
 ) throws(UnmergeError) {
-  let count = gram.targets
-  let workers = gram.isComplete ? min(count, watch.threads) : min(count, 1)
+  try eachTask(gram.targets, gram.isComplete ? watch.threads : 1, body)
+}
+
+/// Runs `body` for tasks 0 ..< count over so many threads; the error is that of the first task that failed.
+func eachTask(
+  _ count: Int, _ threads: Int, _ body: @escaping @Sendable (Int) throws(UnmergeError) -> Void
+) throws(UnmergeError) {
+  let workers = min(count, threads)
   let failures = TargetFailures()
   Threads.withSingleThreadedBLAS {
     Threads.perform(workers) { worker in
@@ -137,8 +148,8 @@ private func scaled(_ w: Double, _ problem: Quadratic, _ j: Int) -> Double {
 }
 
 /// The answer for y = 0.
-func emptyEnding() -> Ending {
-  var end = Ending()
+func emptyEnding(df: Double = .nan) -> Ending {
+  var end = Ending(df: df)
   end.certificate.gap = 0
   end.certificate.relativeGap = 0
   return end

@@ -23,6 +23,8 @@ void openblas_dsyr2k(int n, int k, double alpha, const double *a, int lda, const
                      int ldc);
 // Upper triangle of the inverse from the factor of openblas_dpotrf_upper, in place; returns LAPACK's info.
 int openblas_dpotri_upper(int n, double *a, int lda);
+// Inverse of an upper triangle, in place; returns LAPACK's info.
+int openblas_dtrtri_upper(int n, double *a, int lda);
 // Eigenvalues first...last (from 1, ascending) of a symmetric matrix given by its upper triangle, which is destroyed, and their
 // vectors in z if wanted; w n, support 2n, work lwork >= 26n, iwork liwork >= 10n.
 int openblas_dsyevr_upper(int vectors, int n, double *a, int lda, int first, int last, double *w, double *z, int ldz,
