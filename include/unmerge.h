@@ -491,6 +491,29 @@ unmerge_status unmerge_omp_options_init(unmerge_omp_options *options, size_t siz
 unmerge_status unmerge_omp(const unmerge_gram *gram, const unmerge_omp_options *options, const unmerge_run *run,
                            const unmerge_view *coef, int64_t *order, unmerge_report *reports, unmerge_error *error);
 
+/* ---------------------------------------------------------------- model selection and statistics: from the same Gram
+ *
+ * How much penalty, how sure, and what cannot be told apart: all from the Gram and its blocks, without the data.  Rows are
+ * entries of a model, not independent samples.  Blocks by hash (unmerge_gram_options.folds) ask how well entries like these
+ * are predicted; blocks by module ask whether coefficients found in some modules hold in others. */
+
+/* A Gram with changes, exactly and without the old data.  Removing atoms or blocks is unmerge_gram_subset: what is left has no
+ * number of theirs in it.  All keep the blocks.
+ *
+ * add_atoms: atoms of a_new after those of a_old, in one pass over [a_new] x [a_old, a_new, y], in double.  a_old and y must be
+ * what gram was made from; options and run->seed those it was made with (precision and columns are not used). */
+unmerge_status unmerge_gram_add_atoms(const unmerge_gram *gram, const unmerge_operator *a_old, const unmerge_operator *a_new,
+                                      const unmerge_operator *y, const unmerge_gram_options *options, const unmerge_run *run,
+                                      unmerge_gram **out, unmerge_error *error);
+/* The atoms A M, M n x m: rescaled, exchanged, mixed. */
+unmerge_status unmerge_gram_transform(const unmerge_gram *gram, const unmerge_view *m, unmerge_gram **out, unmerge_error *error);
+/* Block b counts weights[b] times: non-negative and finite, one per block.  Numbers of entries stay. */
+unmerge_status unmerge_gram_weighted(const unmerge_gram *gram, const double *weights, unmerge_gram **out, unmerge_error *error);
+/* The targets Y + A M, M n x T: c += G m, yy += 2 c'm + m'G m (summed as if in twice the precision).  What is left when an atom
+ * is taken out of the target: M holds minus its weight. */
+unmerge_status unmerge_gram_shift_target(const unmerge_gram *gram, const unmerge_view *m, unmerge_gram **out,
+                                         unmerge_error *error);
+
 /* ---------------------------------------------------------------- verify and refine: from the data, not from the Gram
  *
  * The problem the coefficients are an answer to: alpha, l1_ratio, weights, positive as in the elastic net (alpha = 0: least

@@ -36,7 +36,7 @@ func gramPlan(_ pointer: UnsafePointer<unmerge_gram_options>?, seed: UInt64) thr
 
 extension Gram {
   /// A Gram whose G is known block by block.
-  func needBlocks(_ what: String) throws(UnmergeError) {
+  package func needBlocks(_ what: String) throws(UnmergeError) {
     guard isComplete else {
       throw .range("gram has its columns on demand; make it with columns = UNMERGE_COLUMNS_ALL to \(what) it")
     }
@@ -241,15 +241,16 @@ public func unmerge_gram_merge(
   }
 }
 
-private func indices(_ pointer: UnsafePointer<Int64>?, _ count: Int64, below limit: Int, _ name: String) throws(UnmergeError)
-  -> [Int]
-{
+/// Different indices below `limit`; all of them for NULL.
+package func indices(
+  _ pointer: UnsafePointer<Int64>?, _ count: Int64, below limit: Int, _ name: String, count countName: String
+) throws(UnmergeError) -> [Int] {
   guard let pointer else { return Array(0..<limit) }
-  try check(count, "n_\(name)", 0...Int64(limit), "between 0 and \(limit)")
+  try check(count, countName, 0...Int64(limit), "between 0 and \(limit)")
   var result: [Int] = []
   var seen = Set<Int64>()
   for k in 0..<Int(count) {
-    let i = pointer[k]
+    let i = UnsafeRawPointer(pointer + k).loadUnaligned(as: Int64.self)
     guard i >= 0, i < Int64(limit) else { throw .range("\(name)[\(k)] is \(i); it must be an index below \(limit)") }
     guard seen.insert(i).inserted else { throw .range("\(name)[\(k)] is \(i), which is there already") }
     result.append(Int(i))
@@ -265,8 +266,8 @@ public func unmerge_gram_subset(
   door(error) { () throws(UnmergeError) in
     let g = try object(gram, "gram", Gram.self)
     guard let out else { throw .null("out") }
-    let chosen = try indices(atoms, n_atoms, below: g.atoms, "atoms")
-    let chosenBlocks = try indices(blocks, n_blocks, below: g.blocks.count, "blocks")
+    let chosen = try indices(atoms, n_atoms, below: g.atoms, "atoms", count: "n_atoms")
+    let chosenBlocks = try indices(blocks, n_blocks, below: g.blocks.count, "blocks", count: "n_blocks")
     try publish(try g.subset(chosen, chosenBlocks), out)
   }
 }

@@ -40,7 +40,7 @@ private func fitsFloat(_ a: Columns) -> Bool {
 
 /// One pass in a precision. Where the data fits float32, exact sums of few columns, or of first quantities, are had from
 /// float32 panels.
-private func sumsOf(
+func sumsOf(
   _ a: Columns, _ y: Columns, _ plan: GramPlan, _ precision: Precision, _ request: Request, _ watch: Watch, pass: Int
 ) throws(UnmergeError) -> [BlockSums] {
   var isWide = false

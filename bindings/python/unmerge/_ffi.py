@@ -1173,6 +1173,46 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_gram_add_atoms": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_gram_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_gram_transform": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_gram_weighted": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_gram_shift_target": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_problem_init": (
         ctypes.c_int32,
         [

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _ffi
-from ._arrays import integers, numbers, output, view
+from ._arrays import doubles, integers, numbers, output, view
 from ._files import write_atomically
 from ._handle import Handle
 from ._library import call, prepared
@@ -231,6 +231,69 @@ class Gram(Handle):
             ctypes.byref(handle),
         )
         return Gram._wrap(handle, self._vector, self._keep)
+
+    # ------------------------------------------------------------ with changes, exactly and without the old data
+
+    def add_atoms(
+        self,
+        A_old: Any,
+        A_new: Any,
+        y: Any,
+        *,
+        blocks: Blocks = "module",
+        folds: int = 1,
+        mask: Mask | None = None,
+        threads: int = 0,
+        seed: int = 0,
+        deadline: float = 0,
+        progress: ProgressOption = None,
+    ) -> Gram:
+        """The Gram with the atoms of A_new after its own, in one pass over [A_new] x [A_old, A_new, y], in double.
+
+        A_old, y, blocks, folds, mask and seed are those the Gram was made with; other data is refused.  Removing atoms is
+        :meth:`subset`: what is left has no number of theirs in it.
+        """
+        with Run(threads=threads, seed=seed, deadline=deadline, progress=progress) as run:
+            options = prepared(
+                _ffi.unmerge_gram_options,
+                blocks=choice(blocks, "blocks", BLOCKS),
+                folds=integer(folds, "folds", INT32),
+            )
+            if mask is not None:
+                options.mask = mask_handle(mask)
+            old, new, target = as_operator(A_old, "A_old"), as_operator(A_new, "A_new"), as_operator(y, "y")
+            handle = ctypes.c_void_p()
+            run.call(
+                "gram_add_atoms",
+                (self._handle, old._handle, new._handle, target._handle, ctypes.byref(options)),
+                (ctypes.byref(handle),),
+                predicted=pass_seconds(old, target),
+            )
+        return Gram._wrap(handle, self._vector)
+
+    def transform(self, M: Any) -> Gram:
+        """The Gram of the atoms A M, M n x m: rescaled, exchanged, mixed.  G becomes M'GM, C becomes M'C, block by block."""
+        handle = ctypes.c_void_p()
+        call("gram_transform", self._handle, view(M, "M", ndim=(2,)).pointer, ctypes.byref(handle))
+        return Gram._wrap(handle, self._vector)
+
+    def weighted(self, weights: Any) -> Gram:
+        """The Gram in which block b counts weights[b] times: non-negative and finite.  Numbers of entries stay."""
+        given = numbers(weights, "weights", (self._info().blocks,))
+        handle = ctypes.c_void_p()
+        call("gram_weighted", self._handle, doubles(given), ctypes.byref(handle))
+        return Gram._wrap(handle, self._vector)
+
+    def shift_target(self, M: Any) -> Gram:
+        """The Gram of the targets Y + A M, M n (or n x T): c += G m, yy += 2 c'm + m'G m.
+
+        ``gram.shift_target(-w)`` is the Gram of what is left when A w is taken out of the target.
+        """
+        n, targets = self.atoms, self.targets
+        shift = numbers(M, "M", (n,) if self._vector else (n, targets)).reshape(n, targets)
+        handle = ctypes.c_void_p()
+        call("gram_shift_target", self._handle, view(shift, "M").pointer, ctypes.byref(handle))
+        return Gram._wrap(handle, self._vector)
 
     # ------------------------------------------------------------ what is in it
 
