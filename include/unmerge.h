@@ -497,6 +497,137 @@ unmerge_status unmerge_omp(const unmerge_gram *gram, const unmerge_omp_options *
  * entries of a model, not independent samples.  Blocks by hash (unmerge_gram_options.folds) ask how well entries like these
  * are predicted; blocks by module ask whether coefficients found in some modules hold in others. */
 
+/* The groups of blocks that cross-validation leaves out by default, as one number per block of the Gram: its folds where it
+ * has more than one, else its modules.  folds: one int64 per block, or NULL; *count: their number, or NULL. */
+unmerge_status unmerge_gram_folds(const unmerge_gram *gram, int64_t *folds, int64_t *count, unmerge_error *error);
+
+/* Cross-validation of a path of elastic nets (LASSO for l1_ratio = 1, ridge for 0), for one target.
+ *
+ * Fold k is left out: G_-k = sum of the other blocks, added anew and never subtracted; w_k minimises the elastic net there
+ * with alpha p_-k / p, so that alpha per entry is the same for all; its error is
+ *
+ *     e_k = (yy_k - 2 c_k'w_k + w_k'G_k w_k) / p_k,    summed as if in twice the precision.
+ *
+ * Chosen are the alpha of the smallest mean of e_k over the K folds, and the largest alpha whose mean is within one standard
+ * error of it (sd / sqrt(K)).  scikit-learn's LassoCV with p equal folds: its alpha times p is this alpha. */
+typedef struct unmerge_cv_options {
+  size_t struct_size;
+  double l1_ratio;        /* [0, 1]; default 1 */
+  double alpha_min_ratio; /* [0, 1); grid as in unmerge_path_options, for ridge below the trace of G; default 0 = 1e-3, for
+                             ridge 1e-9 */
+  const double *alphas;   /* NULL = that grid, from all blocks; else n_alphas values >= 0 in any order */
+  const double *weights;
+  const double *lower;    /* as for the LASSO */
+  const double *upper;
+  const int64_t *folds;   /* NULL = unmerge_gram_folds; else one per block, 0 .. K-1 each at least once, -1 = never left out */
+  int64_t n_alphas;       /* >= 1; default 100 */
+  int64_t target;         /* 0 <= target < T; default 0 */
+  int32_t positive;       /* 0 or 1; default 0 */
+  int32_t reserved;
+} unmerge_cv_options;
+unmerge_status unmerge_cv_options_init(unmerge_cv_options *options, size_t size);
+
+typedef struct unmerge_cv_result {
+  size_t struct_size;
+  int64_t folds;       /* K >= 2 */
+  int64_t best;        /* index into the grid: smallest mean error, ties to the larger alpha */
+  int64_t one_se;      /* index into the grid: largest alpha within one standard error of it */
+  int64_t unconverged; /* of the K * n_alphas problems, how many did not reach run->tol */
+  double seconds;
+} unmerge_cv_result;
+unmerge_status unmerge_cv_result_init(unmerge_cv_result *result, size_t size);
+
+/* Each of these may be NULL: curve n_alphas x 3 (alpha, mean error, standard error), errors n_alphas x K, fold_coef
+ * n x (K * n_alphas) with column k * n_alphas + i for fold k and alpha i; coef n x n_alphas and the n_alphas reports: the path on
+ * all blocks, whose columns best and one_se are the answer.  Needs a Gram with all its columns and two groups of blocks.  Ended
+ * early it has no answer: UNMERGE_E_CANCELLED, UNMERGE_E_DEADLINE; so has stability selection. */
+unmerge_status unmerge_cross_validate(const unmerge_gram *gram, const unmerge_cv_options *options, const unmerge_run *run,
+                                      const unmerge_view *curve, const unmerge_view *errors, const unmerge_view *fold_coef,
+                                      const unmerge_view *coef, unmerge_report *reports, unmerge_cv_result *result,
+                                      unmerge_error *error);
+
+/* Information criteria of given fits, normal errors:  with q = effective entries, s2 = sigma^2, rss per fit,
+ *
+ *     D    = q ln(2 pi s2) + (q/p) rss / s2            (s2 unknown: q ln(2 pi rss/p) + q)
+ *     AIC  = D + 2 df      BIC = D + ln(q) df          EBIC = BIC + 2 gamma ln C(n, df)
+ *     Cp   = (q/p) rss / s2 - q + 2 df                 GCV  = (rss/p) / (1 - df/q)^2
+ *
+ * (Akaike 1974; Schwarz 1978; Chen & Chen 2008; Mallows 1973; Golub, Heath & Wahba 1979.)  Entries of a model are far from
+ * independent: with q = p = 10^6 every criterion lets far too much in; ask again with smaller q. */
+#define UNMERGE_CRITERION_AIC 0
+#define UNMERGE_CRITERION_BIC 1
+#define UNMERGE_CRITERION_EBIC 2
+#define UNMERGE_CRITERION_CP 3   /* NaN where s2 is unknown */
+#define UNMERGE_CRITERION_GCV 4
+#define UNMERGE_CRITERIA 5
+
+#define UNMERGE_SIGMA_FULL 0    /* s2 = rss of least squares on all atoms / (q - their rank) * q/p, as LassoLarsIC */
+#define UNMERGE_SIGMA_GIVEN 1
+#define UNMERGE_SIGMA_UNKNOWN 2 /* estimated by each fit for itself */
+
+typedef struct unmerge_criteria_options {
+  size_t struct_size;
+  double gamma;     /* [0, 1]; of EBIC; default 0.5 */
+  double sigma2;    /* variance of an entry's error, > 0, for UNMERGE_SIGMA_GIVEN; default 1 */
+  double effective; /* q > 0; default 0 = p */
+  int64_t target;   /* 0 <= target < T; default 0 */
+  int32_t sigma;    /* UNMERGE_SIGMA_...; default FULL */
+  int32_t reserved;
+} unmerge_criteria_options;
+unmerge_status unmerge_criteria_options_init(unmerge_criteria_options *options, size_t size);
+
+/* coef n x m holds m fits, df their m degrees of freedom (NULL = numbers of non-zeros); criteria m x UNMERGE_CRITERIA is
+ * written, and *sigma2 (NULL = not wanted; NaN where unknown). */
+unmerge_status unmerge_information_criteria(const unmerge_gram *gram, const unmerge_criteria_options *options,
+                                            const unmerge_view *coef, const double *df, const unmerge_view *criteria,
+                                            double *sigma2, unmerge_error *error);
+
+/* Stability selection with complementary pairs: the blocks are halved at random `pairs` times, the path is run on either half
+ * (with alpha in proportion to its entries), and an atom is selected by a half when it is among the first at most q to enter.
+ * Selected in all: whoever is selected by `threshold` of the halves.  With theta = q/n, for atoms that a half selects with
+ * probability <= theta, their expected number among the selected is at most
+ *
+ *     bound = q theta / (2 threshold - 1),    bound_unimodal = C(threshold, pairs) q theta   (unimodal frequencies)
+ *
+ * (Meinshausen & Buhlmann 2010; Shah & Samworth 2013, theorems 1 and 2), q being the mean number selected by a half.  What the
+ * bounds ask of the data is that blocks are exchangeable: take folds, not modules. */
+typedef struct unmerge_stability_options {
+  size_t struct_size;
+  double l1_ratio;        /* (0, 1]; default 1 */
+  double alpha_min_ratio; /* (0, 1); default 1e-3 */
+  const double *alphas;   /* NULL = the grid of unmerge_path_options; else n_alphas values >= 0 in any order */
+  const double *weights;
+  const double *lower;    /* as for the LASSO */
+  const double *upper;
+  double threshold;       /* (0.5, 1]; default 0.75 */
+  int64_t q;              /* >= 0; default 0 = floor(sqrt(0.8 n)), at least 1 */
+  int64_t pairs;          /* >= 1; default 50 */
+  int64_t n_alphas;       /* >= 1; default 100 */
+  int64_t target;         /* 0 <= target < T; default 0 */
+  int32_t positive;       /* 0 or 1; default 0 */
+  int32_t reserved;
+} unmerge_stability_options;
+unmerge_status unmerge_stability_options_init(unmerge_stability_options *options, size_t size);
+
+typedef struct unmerge_stability_result {
+  size_t struct_size;
+  int64_t halves;        /* 2 * pairs */
+  int64_t q;             /* limit used */
+  int64_t selected;      /* number of atoms at or above the threshold */
+  double mean_selected;  /* by a half */
+  double bound;          /* not below the expected number of falsely selected atoms, see above */
+  double bound_unimodal; /* NaN outside the theorem's range */
+  double seconds;
+} unmerge_stability_result;
+unmerge_status unmerge_stability_result_init(unmerge_stability_result *result, size_t size);
+
+/* frequency: n doubles, the share of halves that select each atom; path: n x n_alphas, the share of halves where its
+ * coefficient is not 0 at each alpha, or NULL; alphas: n_alphas doubles or NULL.  run->seed chooses the halves.  Needs at least
+ * 20 blocks. */
+unmerge_status unmerge_stability_selection(const unmerge_gram *gram, const unmerge_stability_options *options,
+                                           const unmerge_run *run, double *alphas, double *frequency, const unmerge_view *path,
+                                           unmerge_stability_result *result, unmerge_error *error);
+
 /* A Gram with changes, exactly and without the old data.  Removing atoms or blocks is unmerge_gram_subset: what is left has no
  * number of theirs in it.  All keep the blocks.
  *

@@ -49,6 +49,15 @@ UNMERGE_DOT_RAW = 0
 UNMERGE_DOT_COSINE = 1
 UNMERGE_DOT_PROJECTION = 2
 UNMERGE_DOT_JOINT = 3
+UNMERGE_CRITERION_AIC = 0
+UNMERGE_CRITERION_BIC = 1
+UNMERGE_CRITERION_EBIC = 2
+UNMERGE_CRITERION_CP = 3
+UNMERGE_CRITERION_GCV = 4
+UNMERGE_CRITERIA = 5
+UNMERGE_SIGMA_FULL = 0
+UNMERGE_SIGMA_GIVEN = 1
+UNMERGE_SIGMA_UNKNOWN = 2
 UNMERGE_MERGE_LINEAR = 1
 UNMERGE_MERGE_TASK_ARITHMETIC = 2
 UNMERGE_MERGE_TIES = 3
@@ -447,6 +456,125 @@ class unmerge_omp_options(ctypes.Structure):
         ("residual_tol", ctypes.c_double),
         ("positive", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_cv_options(ctypes.Structure):
+    struct_size: int
+    l1_ratio: float
+    alpha_min_ratio: float
+    alphas: Any
+    weights: Any
+    lower: Any
+    upper: Any
+    folds: Any
+    n_alphas: int
+    target: int
+    positive: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("l1_ratio", ctypes.c_double),
+        ("alpha_min_ratio", ctypes.c_double),
+        ("alphas", ctypes.POINTER(ctypes.c_double)),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("lower", ctypes.POINTER(ctypes.c_double)),
+        ("upper", ctypes.POINTER(ctypes.c_double)),
+        ("folds", ctypes.POINTER(ctypes.c_int64)),
+        ("n_alphas", ctypes.c_int64),
+        ("target", ctypes.c_int64),
+        ("positive", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_cv_result(ctypes.Structure):
+    struct_size: int
+    folds: int
+    best: int
+    one_se: int
+    unconverged: int
+    seconds: float
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("folds", ctypes.c_int64),
+        ("best", ctypes.c_int64),
+        ("one_se", ctypes.c_int64),
+        ("unconverged", ctypes.c_int64),
+        ("seconds", ctypes.c_double),
+    ]
+
+
+class unmerge_criteria_options(ctypes.Structure):
+    struct_size: int
+    gamma: float
+    sigma2: float
+    effective: float
+    target: int
+    sigma: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("gamma", ctypes.c_double),
+        ("sigma2", ctypes.c_double),
+        ("effective", ctypes.c_double),
+        ("target", ctypes.c_int64),
+        ("sigma", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_stability_options(ctypes.Structure):
+    struct_size: int
+    l1_ratio: float
+    alpha_min_ratio: float
+    alphas: Any
+    weights: Any
+    lower: Any
+    upper: Any
+    threshold: float
+    q: int
+    pairs: int
+    n_alphas: int
+    target: int
+    positive: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("l1_ratio", ctypes.c_double),
+        ("alpha_min_ratio", ctypes.c_double),
+        ("alphas", ctypes.POINTER(ctypes.c_double)),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("lower", ctypes.POINTER(ctypes.c_double)),
+        ("upper", ctypes.POINTER(ctypes.c_double)),
+        ("threshold", ctypes.c_double),
+        ("q", ctypes.c_int64),
+        ("pairs", ctypes.c_int64),
+        ("n_alphas", ctypes.c_int64),
+        ("target", ctypes.c_int64),
+        ("positive", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_stability_result(ctypes.Structure):
+    struct_size: int
+    halves: int
+    q: int
+    selected: int
+    mean_selected: float
+    bound: float
+    bound_unimodal: float
+    seconds: float
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("halves", ctypes.c_int64),
+        ("q", ctypes.c_int64),
+        ("selected", ctypes.c_int64),
+        ("mean_selected", ctypes.c_double),
+        ("bound", ctypes.c_double),
+        ("bound_unimodal", ctypes.c_double),
+        ("seconds", ctypes.c_double),
     ]
 
 
@@ -1173,6 +1301,90 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_gram_folds": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(ctypes.c_int64),
+            ctypes.POINTER(ctypes.c_int64),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_cv_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_cv_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_cv_result_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_cv_result),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_cross_validate": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_cv_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_cv_result),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_criteria_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_criteria_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_information_criteria": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_criteria_options),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_stability_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_stability_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_stability_result_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_stability_result),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_stability_selection": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_stability_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_stability_result),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_gram_add_atoms": (
         ctypes.c_int32,
         [
@@ -1592,6 +1804,78 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "residual_tol": 16,
             "positive": 24,
             "reserved": 28,
+        },
+    ),
+    "unmerge_cv_options": (
+        88,
+        {
+            "struct_size": 0,
+            "l1_ratio": 8,
+            "alpha_min_ratio": 16,
+            "alphas": 24,
+            "weights": 32,
+            "lower": 40,
+            "upper": 48,
+            "folds": 56,
+            "n_alphas": 64,
+            "target": 72,
+            "positive": 80,
+            "reserved": 84,
+        },
+    ),
+    "unmerge_cv_result": (
+        48,
+        {
+            "struct_size": 0,
+            "folds": 8,
+            "best": 16,
+            "one_se": 24,
+            "unconverged": 32,
+            "seconds": 40,
+        },
+    ),
+    "unmerge_criteria_options": (
+        48,
+        {
+            "struct_size": 0,
+            "gamma": 8,
+            "sigma2": 16,
+            "effective": 24,
+            "target": 32,
+            "sigma": 40,
+            "reserved": 44,
+        },
+    ),
+    "unmerge_stability_options": (
+        104,
+        {
+            "struct_size": 0,
+            "l1_ratio": 8,
+            "alpha_min_ratio": 16,
+            "alphas": 24,
+            "weights": 32,
+            "lower": 40,
+            "upper": 48,
+            "threshold": 56,
+            "q": 64,
+            "pairs": 72,
+            "n_alphas": 80,
+            "target": 88,
+            "positive": 96,
+            "reserved": 100,
+        },
+    ),
+    "unmerge_stability_result": (
+        64,
+        {
+            "struct_size": 0,
+            "halves": 8,
+            "q": 16,
+            "selected": 24,
+            "mean_selected": 32,
+            "bound": 40,
+            "bound_unimodal": 48,
+            "seconds": 56,
         },
     ),
     "unmerge_problem": (
