@@ -628,6 +628,87 @@ unmerge_status unmerge_stability_selection(const unmerge_gram *gram, const unmer
                                            const unmerge_run *run, double *alphas, double *frequency, const unmerge_view *path,
                                            unmerge_stability_result *result, unmerge_error *error);
 
+/* Least squares on a given support with standard errors: w = G_SS^-1 c_S and
+ *
+ *     CLASSICAL   cov = s2 G_SS^-1, s2 = rss / (p - rank); t with p - rank degrees of freedom
+ *     CLUSTER     cov = f G_SS^-1 (sum_b s_b s_b') G_SS^-1, s_b = c_b - G_b w the scores of cluster b of L,
+ *                 f = L/(L-1) (p-1)/(p-rank); t with L - 1 degrees of freedom (Liang & Zeger 1986; Cameron & Miller 2015)
+ *
+ * CLASSICAL takes all p errors for independent and equal; those of a model are not, and CLUSTER asks only that modules are.
+ * A support that was chosen on the same data makes intervals too short: choose on some blocks, infer on others. */
+#define UNMERGE_COVARIANCE_CLASSICAL 0
+#define UNMERGE_COVARIANCE_CLUSTER 1
+typedef struct unmerge_inference_options {
+  size_t struct_size;
+  const int64_t *support;  /* n_support different atoms; NULL = all */
+  int64_t n_support;       /* default 0 */
+  const double *contrasts; /* n_contrasts x n_support, row-major: combinations l'w to be tested as well; NULL = none */
+  int64_t n_contrasts;     /* default 0 */
+  const int64_t *clusters; /* one number >= 0 per block, CLUSTER only; NULL = one cluster per module, or per fold where there is
+                              one module */
+  int64_t target;          /* 0 <= target < T; default 0 */
+  double confidence;       /* (0, 1); default 0.95 */
+  int32_t covariance;      /* UNMERGE_COVARIANCE_...; default CLASSICAL */
+  int32_t reserved;
+} unmerge_inference_options;
+unmerge_status unmerge_inference_options_init(unmerge_inference_options *options, size_t size);
+
+typedef struct unmerge_inferred { /* one coefficient or contrast; NaN but for the estimate, which is 0, where the atom depends
+                                     on earlier ones of the support, and for contrasts that involve such an atom */
+  size_t struct_size;
+  double estimate;
+  double standard_error;
+  double t;
+  double p_value;   /* two-sided, of the value 0 */
+  double low, high; /* at the confidence asked for */
+  double vif;       /* variance inflation G_jj (G_SS^-1)_jj >= 1; infinity for a dependent atom, NaN for a contrast */
+} unmerge_inferred;
+unmerge_status unmerge_inferred_init(unmerge_inferred *inferred, size_t size);
+
+typedef struct unmerge_inference_result {
+  size_t struct_size;
+  int64_t rank;        /* of the support */
+  int64_t clusters;    /* L; 0 for CLASSICAL */
+  double degrees;      /* of freedom of t */
+  double sigma2;       /* rss / (p - rank) */
+  double rss;
+  double r2;
+} unmerge_inference_result;
+unmerge_status unmerge_inference_result_init(unmerge_inference_result *result, size_t size);
+
+/* inferred: n_support (n for NULL) + n_contrasts structs, struct_size set in the first; covariance: of the coefficients,
+ * n_support x n_support, or NULL. */
+unmerge_status unmerge_least_squares_inference(const unmerge_gram *gram, const unmerge_inference_options *options,
+                                               const unmerge_run *run, unmerge_inferred *inferred,
+                                               const unmerge_view *covariance, unmerge_inference_result *result,
+                                               unmerge_error *error);
+
+/* What the dictionary lets one tell apart, before any y: from the eigenvalues l_1 >= ... >= l_n and vectors of the unit-diagonal
+ * Gram.  Eigenvalues <= max(1e-12, n * entry error of the Gram) count as 0; an atom with weight in their vectors can be
+ * replaced by others, and atoms joined by them form a group: only combinations of its coefficients are determined. */
+typedef struct unmerge_atom_identifiability {
+  size_t struct_size;
+  double norm;    /* ||a_j|| */
+  double vif;     /* 1 / (1 - R_j^2), R_j^2 of atom j on all others: >= 1; infinity in a group; NaN for a zero atom */
+  double cosine;  /* with the nearest other atom, signed; NaN when there is none */
+  int64_t nearest; /* largest |cosine|; -1 when there is none */
+  int64_t group;  /* 0, 1, ... of dependent atoms, in the order of their first; -1 = determined */
+} unmerge_atom_identifiability;
+unmerge_status unmerge_atom_identifiability_init(unmerge_atom_identifiability *atom, size_t size);
+
+typedef struct unmerge_identifiability_result {
+  size_t struct_size;
+  int64_t rank;
+  int64_t groups;
+  double condition;  /* l_1 / l_n of the unit-diagonal Gram of the non-zero atoms; infinity when l_n counts as 0 */
+} unmerge_identifiability_result;
+unmerge_status unmerge_identifiability_result_init(unmerge_identifiability_result *result, size_t size);
+
+/* atoms: n structs, struct_size set in the first, or NULL; singular: n doubles, singular values of the unit-diagonal Gram in
+ * descending order (zero atoms count as 0), or NULL. */
+unmerge_status unmerge_identifiability(const unmerge_gram *gram, unmerge_atom_identifiability *atoms, double *singular,
+                                       unmerge_identifiability_result *result, unmerge_error *error);
+
 /* A Gram with changes, exactly and without the old data.  Removing atoms or blocks is unmerge_gram_subset: what is left has no
  * number of theirs in it.  All keep the blocks.
  *

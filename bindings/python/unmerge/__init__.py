@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .decomposition import decompose
     from .errors import Cancelled, DeadlinePassed, Infeasible, InvalidType, InvalidValue, OutOfMemory, UnmergeError
     from .gram import Accumulator, Gram
+    from .inference import AtomIdentifiability, Identifiability, Inference, Inferred, identifiability, least_squares_inference
     from .masks import Mask, mask
     from .methods import alpha_max, dot, elastic_net, lasso, lasso_path, nnls, omp, ridge
     from .operator import Operator
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Accumulator": "gram",
     "Atom": "result",
+    "AtomIdentifiability": "inference",
     "AttributedAtom": "attributed",
     "Attribution": "attributed",
     "Cancelled": "errors",
@@ -57,7 +59,10 @@ _HOME = {
     "DeadlinePassed": "errors",
     "Decomposition": "result",
     "Gram": "gram",
+    "Identifiability": "inference",
     "Infeasible": "errors",
+    "Inference": "inference",
+    "Inferred": "inference",
     "InformationCriteria": "selection",
     "InvalidType": "errors",
     "InvalidValue": "errors",
@@ -82,11 +87,13 @@ _HOME = {
     "dot": "methods",
     "elastic_net": "methods",
     "elastic_net_cv": "selection",
+    "identifiability": "inference",
     "information_criteria": "selection",
     "lasso": "methods",
     "lasso_cv": "selection",
     "lasso_path": "methods",
     "lasso_tau": "constrained",
+    "least_squares_inference": "inference",
     "mask": "masks",
     "merge": "recipe",
     "nnls": "methods",
@@ -127,6 +134,7 @@ if not TYPE_CHECKING:  # a type checker that saw this would accept any name
 __all__ = [
     "Accumulator",
     "Atom",
+    "AtomIdentifiability",
     "AttributedAtom",
     "Attribution",
     "Cancelled",
@@ -134,7 +142,10 @@ __all__ = [
     "DeadlinePassed",
     "Decomposition",
     "Gram",
+    "Identifiability",
     "Infeasible",
+    "Inference",
+    "Inferred",
     "InformationCriteria",
     "InvalidType",
     "InvalidValue",
@@ -163,11 +174,13 @@ __all__ = [
     "elastic_net_cv",
     "errors",
     "files",
+    "identifiability",
     "information_criteria",
     "lasso",
     "lasso_cv",
     "lasso_path",
     "lasso_tau",
+    "least_squares_inference",
     "mask",
     "merge",
     "nnls",

@@ -58,6 +58,8 @@ UNMERGE_CRITERIA = 5
 UNMERGE_SIGMA_FULL = 0
 UNMERGE_SIGMA_GIVEN = 1
 UNMERGE_SIGMA_UNKNOWN = 2
+UNMERGE_COVARIANCE_CLASSICAL = 0
+UNMERGE_COVARIANCE_CLUSTER = 1
 UNMERGE_MERGE_LINEAR = 1
 UNMERGE_MERGE_TASK_ARITHMETIC = 2
 UNMERGE_MERGE_TIES = 3
@@ -575,6 +577,101 @@ class unmerge_stability_result(ctypes.Structure):
         ("bound", ctypes.c_double),
         ("bound_unimodal", ctypes.c_double),
         ("seconds", ctypes.c_double),
+    ]
+
+
+class unmerge_inference_options(ctypes.Structure):
+    struct_size: int
+    support: Any
+    n_support: int
+    contrasts: Any
+    n_contrasts: int
+    clusters: Any
+    target: int
+    confidence: float
+    covariance: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("support", ctypes.POINTER(ctypes.c_int64)),
+        ("n_support", ctypes.c_int64),
+        ("contrasts", ctypes.POINTER(ctypes.c_double)),
+        ("n_contrasts", ctypes.c_int64),
+        ("clusters", ctypes.POINTER(ctypes.c_int64)),
+        ("target", ctypes.c_int64),
+        ("confidence", ctypes.c_double),
+        ("covariance", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_inferred(ctypes.Structure):
+    struct_size: int
+    estimate: float
+    standard_error: float
+    t: float
+    p_value: float
+    low: float
+    high: float
+    vif: float
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("estimate", ctypes.c_double),
+        ("standard_error", ctypes.c_double),
+        ("t", ctypes.c_double),
+        ("p_value", ctypes.c_double),
+        ("low", ctypes.c_double),
+        ("high", ctypes.c_double),
+        ("vif", ctypes.c_double),
+    ]
+
+
+class unmerge_inference_result(ctypes.Structure):
+    struct_size: int
+    rank: int
+    clusters: int
+    degrees: float
+    sigma2: float
+    rss: float
+    r2: float
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("rank", ctypes.c_int64),
+        ("clusters", ctypes.c_int64),
+        ("degrees", ctypes.c_double),
+        ("sigma2", ctypes.c_double),
+        ("rss", ctypes.c_double),
+        ("r2", ctypes.c_double),
+    ]
+
+
+class unmerge_atom_identifiability(ctypes.Structure):
+    struct_size: int
+    norm: float
+    vif: float
+    cosine: float
+    nearest: int
+    group: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("norm", ctypes.c_double),
+        ("vif", ctypes.c_double),
+        ("cosine", ctypes.c_double),
+        ("nearest", ctypes.c_int64),
+        ("group", ctypes.c_int64),
+    ]
+
+
+class unmerge_identifiability_result(ctypes.Structure):
+    struct_size: int
+    rank: int
+    groups: int
+    condition: float
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("rank", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("condition", ctypes.c_double),
     ]
 
 
@@ -1385,6 +1482,63 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_inference_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_inference_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_inferred_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_inferred),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_inference_result_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_inference_result),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_least_squares_inference": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_inference_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_inferred),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_inference_result),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_atom_identifiability_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_atom_identifiability),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_identifiability_result_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_identifiability_result),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_identifiability": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_atom_identifiability),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_identifiability_result),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_gram_add_atoms": (
         ctypes.c_int32,
         [
@@ -1876,6 +2030,66 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "bound": 40,
             "bound_unimodal": 48,
             "seconds": 56,
+        },
+    ),
+    "unmerge_inference_options": (
+        72,
+        {
+            "struct_size": 0,
+            "support": 8,
+            "n_support": 16,
+            "contrasts": 24,
+            "n_contrasts": 32,
+            "clusters": 40,
+            "target": 48,
+            "confidence": 56,
+            "covariance": 64,
+            "reserved": 68,
+        },
+    ),
+    "unmerge_inferred": (
+        64,
+        {
+            "struct_size": 0,
+            "estimate": 8,
+            "standard_error": 16,
+            "t": 24,
+            "p_value": 32,
+            "low": 40,
+            "high": 48,
+            "vif": 56,
+        },
+    ),
+    "unmerge_inference_result": (
+        56,
+        {
+            "struct_size": 0,
+            "rank": 8,
+            "clusters": 16,
+            "degrees": 24,
+            "sigma2": 32,
+            "rss": 40,
+            "r2": 48,
+        },
+    ),
+    "unmerge_atom_identifiability": (
+        48,
+        {
+            "struct_size": 0,
+            "norm": 8,
+            "vif": 16,
+            "cosine": 24,
+            "nearest": 32,
+            "group": 40,
+        },
+    ),
+    "unmerge_identifiability_result": (
+        32,
+        {
+            "struct_size": 0,
+            "rank": 8,
+            "groups": 16,
+            "condition": 24,
         },
     ),
     "unmerge_problem": (
