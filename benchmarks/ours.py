@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from contestants import FIRST, FURTHER, contestant
-from problems import L1_RATIOS, SIX, Data
+from problems import L1_RATIOS, SIX, Data, folds
 
 ONE_TARGET = ("dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp")
 
@@ -83,6 +83,43 @@ def first_with_fast_gram(data: Data, tol: Any, method: str) -> Callable[[], Any]
 def further(data: Data, tol: Any, method: str) -> Callable[[], Any]:
     gram = package().Gram(data.A, data.y, blocks="one", threads=_threads())
     return _caller(data, method, lambda: gram)
+
+
+def _folded(data: Data) -> Any:
+    """A Gram with a block per fold: runs of rows, so that the folds are scikit-learn's."""
+    unmerge = package()
+    sides = []
+    for columns in (data.D, data.y[None, :]):
+        side = unmerge.Operator()
+        for k, rows in enumerate(folds(data.p)):
+            side.add_module(str(k), rows.stop - rows.start, 1)
+        for j, column in enumerate(columns):
+            side.add_column(str(j))
+            for k, rows in enumerate(folds(data.p)):
+                side.set_dense(k, j, column[rows, None])
+        sides.append(side)
+    return unmerge.Gram(*sides, threads=_threads())
+
+
+def _validated(data: Data, source: Callable[[], Any]) -> Callable[[], Any]:
+    cross_validate = package().lasso_cv
+
+    def call() -> Any:
+        cv = cross_validate(source(), alphas=data.alphas, threads=_threads())
+        return cv.errors, f"{cv.unconverged} not converged" if cv.unconverged else ""
+
+    return call
+
+
+@contestant("lasso_cv", name="unmerge.lasso_cv(Gram(A, y))", kind=FIRST)
+def first_cv(data: Data, tol: Any) -> Callable[[], Any]:
+    return _validated(data, lambda: _folded(data))
+
+
+@contestant("lasso_cv", name="unmerge.lasso_cv(gram)", kind=FURTHER)
+def further_cv(data: Data, tol: Any) -> Callable[[], Any]:
+    gram = _folded(data)
+    return _validated(data, lambda: gram)
 
 
 def _gram(data: Data, precision: str) -> Callable[[], Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from contestants import contestant
-from problems import Data
+from problems import CV_FOLDS, Data
 from summary import Call, dense, summary
 
 
@@ -161,3 +161,26 @@ def gram_adelie_path(data: Data, tol: Any) -> Call:
 @contestant("lasso_path", name="adelie grpnet", ladder=(1e-7, 1e-9), largest=256, reason="took > 60 s")
 def adelie_path(data: Data, tol: Any) -> Call:
     return _adelie_naive(data, tol, data.alphas, 1.0, lambda betas: betas)
+
+
+# ---------------------------------------------------------------- cross-validation
+
+
+def _sklearn_cv(data: Data, tol: Any, dtype: Any) -> Call:
+    from sklearn.linear_model import LassoCV
+    from sklearn.model_selection import KFold
+
+    model = LassoCV(
+        alphas=data.alphas / data.p, cv=KFold(CV_FOLDS), fit_intercept=False, copy_X=False, tol=tol, max_iter=100_000
+    )
+    return lambda: model.fit(data.A.astype(dtype, copy=False), data.y.astype(dtype)).mse_path_
+
+
+@contestant("lasso_cv", name="sklearn LassoCV", ladder=(1e-4, 1e-6), copies=2)
+def sklearn_cv(data: Data, tol: Any) -> Call:
+    return _sklearn_cv(data, tol, np.float32)
+
+
+@contestant("lasso_cv", name="sklearn LassoCV, float64 copy", ladder=(1e-4, 1e-6, 1e-8), copies=5)
+def sklearn_cv_double(data: Data, tol: Any) -> Call:
+    return _sklearn_cv(data, tol, np.float64)

@@ -30,9 +30,11 @@ PATH_LENGTH, PATH_RATIO = 100, 1e-3
 K = 8
 
 ERROR_LIMIT = 1e-6  # on f
+CV_LIMIT = 1e-4  # on the errors of the folds, relative
 ENTRY_LIMIT = 1e-5  # on entries of G (relative to ||a_i|| ||a_j||) and on c (relative to ||c||): about float32
 
-METHODS = ("gram", "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp")
+METHODS = ("gram", "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp", "lasso_cv")
+CV_FOLDS, CV_ATOMS = 5, 64  # cross-validation is played with so many atoms only: peers take half a minute
 SIX = ("dot", "ridge", "lasso", "elastic_net", "nnls", "omp")
 
 
@@ -76,6 +78,12 @@ class Data:
         return 0.0, self.ridge_alpha if method == "ridge" else 0.0
 
 
+def folds(p: int) -> list[slice]:
+    """The rows of each fold of the cross-validation, in runs, as scikit-learn's KFold cuts them."""
+    ends = np.cumsum([0] + [p // CV_FOLDS + (k < p % CV_FOLDS) for k in range(CV_FOLDS)])
+    return [slice(int(s), int(e)) for s, e in zip(ends, ends[1:], strict=False)]
+
+
 # ---------------------------------------------------------------- making the arrays
 
 
@@ -104,6 +112,8 @@ def make(folder: Path, n: int, bfloat16: bool = False, seed: int = 1) -> None:
     D.flush()
     del D
     reference = solve(*normal_equations(*load_arrays(folder)))
+    if n == CV_ATOMS and not bfloat16:
+        reference["lasso_cv"] = _fold_errors(*load_arrays(folder), Data.of(None, None, reference["dot"]).alphas)
     np.savez(folder / "unfinished.npz", **reference)
     (folder / "unfinished.npz").rename(folder / "reference.npz")
 
@@ -153,6 +163,19 @@ def solve(G: Any, c: Any, yy: float) -> dict[str, Any]:
         "nnls": _nonnegative(G, c),
         "omp": _pursuit(G, c),
     }
+
+
+def _fold_errors(D: Any, y: Any, alphas: Any) -> Any:
+    """Mean squared error of every fold at every alpha, alphas x folds; a fold trains at alpha times its share of the rows."""
+    parts = [normal_equations(D[:, rows], y[rows]) for rows in folds(D.shape[1])]
+    sizes = [rows.stop - rows.start for rows in folds(D.shape[1])]
+    errors = np.zeros((len(alphas), CV_FOLDS))
+    for k, (Gk, ck, yyk) in enumerate(parts):
+        rest = [part for i, part in enumerate(parts) if i != k]
+        G, c = sum(part[0] for part in rest), sum(part[1] for part in rest)
+        for i, w in enumerate(_sparse(G, c, [a * (1 - sizes[k] / sum(sizes)) for a in alphas])):
+            errors[i, k] = (yyk - 2 * ck @ w + w @ (Gk @ w)) / sizes[k]
+    return errors
 
 
 def _refined(G: Any, c: Any, l1: float, w: Any, positive: bool) -> Any:
@@ -242,6 +265,9 @@ class Judge:
         if method == "dot":
             error = float(np.linalg.norm(answer - best) / np.linalg.norm(best))
             return error, error <= ENTRY_LIMIT
+        if method == "lasso_cv":
+            error = float((np.abs(answer - best) / best).max())
+            return error, error <= CV_LIMIT
         if method == "lasso_path":
             rows = zip(answer, best, self.data.alphas, strict=True)
             gaps = [self.objective(method, w, a) - self.objective(method, b, a) for w, b, a in rows]

@@ -106,6 +106,9 @@ def available() -> float:
 def dictionaries(arguments: argparse.Namespace, problems: Any) -> list[tuple[str, int, list[tuple[str, int]]]]:
     """Name, number of atoms, and the rounds to play on it: (method, threads)."""
     found = [(f"n{n}", n, [(m, 1) for m in problems.METHODS if m in arguments.methods]) for n in arguments.n]
+    for _, n, rounds in found:
+        if n != problems.CV_ATOMS and ("lasso_cv", 1) in rounds:
+            rounds.remove(("lasso_cv", 1))
     if "gram_2_threads" in arguments.methods and (os.cpu_count() or 1) > 1:
         for _, _, rounds in found:
             rounds.append(("gram", 2))
