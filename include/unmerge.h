@@ -475,6 +475,78 @@ unmerge_status unmerge_basis_pursuit_options_init(unmerge_basis_pursuit_options 
 unmerge_status unmerge_basis_pursuit(const unmerge_gram *gram, const unmerge_basis_pursuit_options *options,
                                      const unmerge_run *run, const unmerge_view *coef, unmerge_report *reports,
                                      unmerge_error *error);
+/* ---------------------------------------------------------------- group penalties: atoms that come and go together
+ *
+ *     1/2 ||Aw - y||^2 + alpha [ l1_ratio sum_j weights_j |w_j| + (1 - l1_ratio) sum_g group_weights_g ||w_g||_2 ]
+ *                      + ridge/2 sum_g ridge_weights_g ||w_g||^2,                               optionally w >= 0
+ *
+ * l1_ratio = 0 is the group LASSO: a group is in as a whole or exactly 0.  Between 0 and 1, the sparse group LASSO, single
+ * coefficients of a group that is in may be 0 too.  l1_ratio = 1 is the LASSO.
+ *
+ * Group g is members[offsets[g]], ..., members[offsets[g + 1] - 1].  An atom in no group has no group penalty and no ridge; an
+ * empty group is ignored.  An atom in several groups is split: w_j is the sum of one latent coefficient per membership, and
+ * the penalties are of the latent coefficients, so that the support is a union of groups (Jacob, Obozinski & Vert 2009).
+ *
+ * Exact block steps, active groups only, then Newton on the coefficients that are in; the duality gap is free of cancellation.
+ * alpha >= alpha_max gives exactly 0 on every penalised coefficient.  violation is that of a whole group, in units of its
+ * longest atom; df is the trace of d(Aw)/dy (Yuan & Lin 2006; Vaiter et al. 2012). */
+typedef struct unmerge_group_options {
+  size_t struct_size;
+  double alpha;                /* >= 0, finite; default 1; a fraction of alpha_max when relative = 1 */
+  double l1_ratio;             /* [0, 1]; default 0 */
+  double ridge;                /* >= 0, finite; default 0 */
+  int64_t n_groups;            /* >= 0 */
+  const int64_t *offsets;      /* n_groups + 1, ascending from 0; NULL (default, n_groups = 0) = each atom a group of its own */
+  const int64_t *members;      /* offsets[n_groups] coefficients; distinct within a group */
+  const double *group_weights; /* n_groups, >= 0, finite; NULL = the square root of the group's size; 0 = no group penalty */
+  const double *weights;       /* one per coefficient, of its l1 penalty; NULL = ones */
+  const double *ridge_weights; /* n_groups, >= 0, finite; NULL = ones */
+  int32_t relative;            /* 0 or 1; default 0 */
+  int32_t positive;            /* 0 or 1; default 0 */
+  int32_t warm_start;          /* 0 or 1; default 0; begins from `latent` where that is given, else from coef (an atom in
+                                  several groups: all of it in the first) */
+  int32_t reserved;
+} unmerge_group_options;
+unmerge_status unmerge_group_options_init(unmerge_group_options *options, size_t size);
+
+/* latent: offsets[n_groups] x T, the coefficients per membership, in the order of `members`; NULL = not wanted. */
+unmerge_status unmerge_group_lasso(const unmerge_gram *gram, const unmerge_group_options *options, const unmerge_run *run,
+                                   const unmerge_view *coef, const unmerge_view *latent, unmerge_report *reports,
+                                   unmerge_error *error);
+
+/* The smallest alpha whose answer is 0 on every penalised coefficient, for each target: T doubles; 0 where nothing is
+ * penalised.  alpha, relative and warm_start of the options are not looked at. */
+unmerge_status unmerge_group_alpha_max(const unmerge_gram *gram, const unmerge_group_options *options,
+                                       const unmerge_run *run, double *alpha_max, unmerge_error *error);
+
+/* A path over a decreasing grid of alphas for one target, each warm-started; groups enter by the strong rule, checked. */
+typedef struct unmerge_group_path_options {
+  size_t struct_size;
+  double alpha_min_ratio; /* (0, 1); default 1e-3; grid alpha_max * ratio^(i / (n_alphas - 1)) */
+  const double *alphas;   /* NULL = that grid; else n_alphas values >= 0 in any order */
+  int64_t n_alphas;       /* >= 1; default 100 */
+  int64_t target;         /* 0 <= target < T; default 0 */
+} unmerge_group_path_options;
+unmerge_status unmerge_group_path_options_init(unmerge_group_path_options *options, size_t size);
+/* As unmerge_lasso_path: alphas (n_alphas doubles or NULL), coef (n x n_alphas) and the reports are in the order of the grid, or
+ * of the alphas given.  alpha, relative and warm_start of the options are not looked at. */
+unmerge_status unmerge_group_lasso_path(const unmerge_gram *gram, const unmerge_group_options *options,
+                                        const unmerge_group_path_options *path, const unmerge_run *run, double *alphas,
+                                        const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* A coefficient of its own for every atom in every module, w_jm, with groups across modules:
+ *
+ *     1/2 sum_m ||A_m w_m - y_m||^2 + the same penalties.
+ *
+ * Modules are those of the Gram's blocks (made with UNMERGE_BLOCKS_PER_MODULE), numbered as they first appear; folds of a
+ * module add.  Coefficient (j, m) is number m n + j in `members` and `weights`; offsets NULL = one group per atom over all
+ * modules: which atoms are in, with what strength where.  coef: n x (L T), column t L + m is module m for target t.  Time and
+ * memory grow with L n^2.  UNMERGE_E_SHAPE for a Gram on demand, which has no blocks. */
+unmerge_status unmerge_group_lasso_modules(const unmerge_gram *gram, const unmerge_group_options *options,
+                                           const unmerge_run *run, const unmerge_view *coef, const unmerge_view *latent,
+                                           unmerge_report *reports, unmerge_error *error);
+
+/* ---------------------------------------------------------------- greedy selection */
 
 /* Orthogonal matching pursuit: greedily min ||Aw-y||^2 with at most k atoms, scored by |a_j'r| / ||a_j||; coefficients are
  * least squares on the selection.  Ties go to the lower index; numerically dependent atoms are passed over. */

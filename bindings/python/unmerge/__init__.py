@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .errors import Cancelled, DeadlinePassed, Infeasible, InvalidType, InvalidValue, OutOfMemory, UnmergeError
     from .gram import Accumulator, Gram
     from .inference import AtomIdentifiability, Identifiability, Inference, Inferred, identifiability, least_squares_inference
+    from .groups import group_alpha_max, group_lasso, group_lasso_modules, group_lasso_path, sparse_group_lasso
     from .masks import Mask, mask
     from .methods import alpha_max, dot, elastic_net, lasso, lasso_path, nnls, omp, ridge
     from .operator import Operator
@@ -89,6 +90,10 @@ _HOME = {
     "elastic_net_cv": "selection",
     "identifiability": "inference",
     "information_criteria": "selection",
+    "group_alpha_max": "groups",
+    "group_lasso": "groups",
+    "group_lasso_modules": "groups",
+    "group_lasso_path": "groups",
     "lasso": "methods",
     "lasso_cv": "selection",
     "lasso_path": "methods",
@@ -104,6 +109,7 @@ _HOME = {
     "ridge_cv": "selection",
     "simplex": "constrained",
     "stability_selection": "selection",
+    "sparse_group_lasso": "groups",
     "verify": "certificate",
     "version": "_library",
 }
@@ -176,6 +182,10 @@ __all__ = [
     "files",
     "identifiability",
     "information_criteria",
+    "group_alpha_max",
+    "group_lasso",
+    "group_lasso_modules",
+    "group_lasso_path",
     "lasso",
     "lasso_cv",
     "lasso_path",
@@ -192,6 +202,7 @@ __all__ = [
     "ridge_cv",
     "simplex",
     "stability_selection",
+    "sparse_group_lasso",
     "verify",
     "version",
 ]

@@ -446,6 +446,54 @@ class unmerge_basis_pursuit_options(ctypes.Structure):
     ]
 
 
+class unmerge_group_options(ctypes.Structure):
+    struct_size: int
+    alpha: float
+    l1_ratio: float
+    ridge: float
+    n_groups: int
+    offsets: Any
+    members: Any
+    group_weights: Any
+    weights: Any
+    ridge_weights: Any
+    relative: int
+    positive: int
+    warm_start: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("alpha", ctypes.c_double),
+        ("l1_ratio", ctypes.c_double),
+        ("ridge", ctypes.c_double),
+        ("n_groups", ctypes.c_int64),
+        ("offsets", ctypes.POINTER(ctypes.c_int64)),
+        ("members", ctypes.POINTER(ctypes.c_int64)),
+        ("group_weights", ctypes.POINTER(ctypes.c_double)),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("ridge_weights", ctypes.POINTER(ctypes.c_double)),
+        ("relative", ctypes.c_int32),
+        ("positive", ctypes.c_int32),
+        ("warm_start", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_group_path_options(ctypes.Structure):
+    struct_size: int
+    alpha_min_ratio: float
+    alphas: Any
+    n_alphas: int
+    target: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("alpha_min_ratio", ctypes.c_double),
+        ("alphas", ctypes.POINTER(ctypes.c_double)),
+        ("n_alphas", ctypes.c_int64),
+        ("target", ctypes.c_int64),
+    ]
+
+
 class unmerge_omp_options(ctypes.Structure):
     struct_size: int
     k: int
@@ -1379,6 +1427,67 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_group_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_group_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_group_lasso": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_group_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_group_alpha_max": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_group_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_group_path_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_group_path_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_group_lasso_path": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_group_options),
+            ctypes.POINTER(unmerge_group_path_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_group_lasso_modules": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_group_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_omp_options_init": (
         ctypes.c_int32,
         [
@@ -1948,6 +2057,35 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "weights": 8,
             "positive": 16,
             "reserved": 20,
+        },
+    ),
+    "unmerge_group_options": (
+        96,
+        {
+            "struct_size": 0,
+            "alpha": 8,
+            "l1_ratio": 16,
+            "ridge": 24,
+            "n_groups": 32,
+            "offsets": 40,
+            "members": 48,
+            "group_weights": 56,
+            "weights": 64,
+            "ridge_weights": 72,
+            "relative": 80,
+            "positive": 84,
+            "warm_start": 88,
+            "reserved": 92,
+        },
+    ),
+    "unmerge_group_path_options": (
+        40,
+        {
+            "struct_size": 0,
+            "alpha_min_ratio": 8,
+            "alphas": 16,
+            "n_alphas": 24,
+            "target": 32,
         },
     ),
     "unmerge_omp_options": (
