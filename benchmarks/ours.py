@@ -11,8 +11,11 @@ from typing import Any
 
 from contestants import FIRST, FURTHER, contestant
 from problems import L1_RATIOS, SIX, Data, folds
+from problems import GROUP, GROUP_RATIOS, L1_RATIOS, SIX, Data
 
-ONE_TARGET = ("dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp")
+ONE_TARGET = (
+    "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp", "group_lasso", "sparse_group_lasso",
+)  # fmt: skip
 
 
 def package() -> Any:
@@ -42,10 +45,13 @@ def _method(data: Data, method: str) -> tuple[Callable[..., Any], dict[str, Any]
         options = {"k": data.k}
     elif method == "lasso_path":
         options = {"alphas": data.alphas}
+    elif method in GROUP_RATIOS:
+        groups = [range(g, min(g + GROUP, data.n)) for g in data.starts.tolist()]
+        options = {"groups": groups, "alpha": data.group_alpha, "l1_ratio": GROUP_RATIOS[method]}
     elif method in L1_RATIOS:
         alpha, ratio = data.elastic_net(method)
         options = {"alpha": alpha} if method == "lasso" else {"alpha": alpha, "l1_ratio": ratio}
-    return getattr(package(), method.removesuffix("_95")), options | {"threads": _threads()}
+    return getattr(package(), method.removesuffix("_95").removesuffix("_gram")), options | {"threads": _threads()}
 
 
 def _answer(result: Any) -> Any:
@@ -120,6 +126,9 @@ def first_cv(data: Data, tol: Any) -> Callable[[], Any]:
 def further_cv(data: Data, tol: Any) -> Callable[[], Any]:
     gram = _folded(data)
     return _validated(data, lambda: gram)
+@contestant("group_lasso_gram", name="unmerge.group_lasso(gram)", kind=FIRST)
+def group_from_gram(data: Data, tol: Any) -> Callable[[], Any]:
+    return further(data, tol, "group_lasso_gram")
 
 
 def _gram(data: Data, precision: str) -> Callable[[], Any]:

@@ -1,10 +1,11 @@
-"""The peers for everything but the LASSO family, which is in peers_lasso."""
+"""The peers for everything but the LASSO family and the group penalties, in peers_lasso and peers_groups."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import peers_groups  # noqa: F401
 from contestants import contestant
 from peers_lasso import small_descent
 from problems import SIX, Data

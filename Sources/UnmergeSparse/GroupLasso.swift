@@ -200,7 +200,8 @@ func groupAlphaMax<Form: GramForm>(
     ) { k in (size(first + k), space.l1[first + k]) }
     largest = max(largest, 1 / s)
   }
-  return min(largest * yNorm, .greatestFiniteMagnitude)
+  // Above the rounding of the gradients it is compared with, so that it gives exactly 0.
+  return min(largest * yNorm * (1 + (hasFree ? 1e-12 : 16 * roundoff)), .greatestFiniteMagnitude)
 }
 
 /// The coefficients a warm start begins from, in the caller's units: per membership where the caller gives those, else per

@@ -495,7 +495,9 @@ final class GroupSolver<Form: GramForm> {
       for k in 0..<size { move(first + k, to: 0) }
       return before > 0
     }
-    var t = before.squareRoot()
+    // ‖b‖ ≤ (σ + μ) h + ν for the largest σ: the root is not below this, where nothing overflows however small ν is.
+    let least = (square.squareRoot() - n) / (basis.largest + mu)
+    var t = max(least, before.squareRoot())
     for _ in 0..<100 {
       var sum = 0.0
       var slope = 0.0
@@ -508,7 +510,7 @@ final class GroupSolver<Form: GramForm> {
       }
       // f = 1/√sum − 1, f′ = slope / sum^{3/2}
       let step = sum * (sum.squareRoot() - 1) / slope
-      let next = max(0, t + step)
+      let next = max(least, t + step)
       let arrived = abs(next - t) <= 4 * roundoff * next
       t = next
       if arrived || !t.isFinite { break }

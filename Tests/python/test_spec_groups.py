@@ -262,3 +262,454 @@ def test_random_problems(batch: int) -> None:
             theirs = interior_point(c.problem)
             best = c.problem.objective(theirs)
             assert c.problem.objective(w) <= best * (1 + 1e-9) + c.problem.rounding(w), seed
+
+
+# ---------------------------------------------------------------- limits
+
+
+def orthonormal(rng: np.random.Generator, p: int, n: int) -> np.ndarray:
+    return np.linalg.qr(rng.standard_normal((p, n)))[0]
+
+
+def block_threshold(c: np.ndarray, groups: list[list[int]], l1: float, norm: np.ndarray, ridge: float) -> np.ndarray:
+    w = np.zeros_like(c)
+    for g, k in zip(groups, norm, strict=True):
+        x = np.sign(c[g]) * np.maximum(np.abs(c[g]) - l1, 0)
+        size = np.linalg.norm(x)
+        w[g] = x * max(0, 1 - k / size) / (1 + ridge) if size > 0 else 0
+    return w
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_orthonormal_atoms_have_a_closed_form(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    A, y = orthonormal(rng, 60, 20), rng.standard_normal(60)
+    groups = [list(range(0, 3)), list(range(3, 10)), [12, 10, 11], list(range(13, 20))]
+    omega, ratio, ridge = rng.uniform(0.5, 2, 4), [0.0, 0.3, 0.8][seed % 3], [0.0, 2.0][seed % 2]
+    c = A.T @ y
+    for alpha in (0.02, 0.2, 0.6):
+        w, report = unmerge.group_lasso(
+            (A, y), groups=groups, alpha=alpha, l1_ratio=ratio, group_weights=omega, ridge=ridge
+        )
+        expected = block_threshold(c, groups, alpha * ratio, alpha * (1 - ratio) * omega, ridge)
+        assert np.abs(w - expected).max() <= 1e-14
+        assert report.nonzeros == np.count_nonzero(expected)
+        if ratio == 0:  # the divergence of the block soft threshold
+            df = sum(
+                (1 + (len(g) - 1) * (1 - alpha * k / np.linalg.norm(c[g]))) / (1 + ridge)
+                for g, k in zip(groups, omega, strict=True)
+                if np.linalg.norm(c[g]) > alpha * k
+            )
+            assert ridge > 0 or abs(report.df - df) <= 1e-12 * max(1, df)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_one_group_has_a_closed_form(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    A, y = rng.standard_normal((50, 6)) @ rng.standard_normal((6, 6)), rng.standard_normal(50)
+    values, V = np.linalg.eigh(A.T @ A)
+    b = V.T @ (A.T @ y)
+    alpha = 0.3 * np.linalg.norm(b) / np.sqrt(6)
+    w, _ = unmerge.group_lasso((A, y), groups=[0] * 6, alpha=alpha)
+    # (G + alpha sqrt(6) / ||w||) w = c: at the answer's own norm, and that norm is the fixed point
+    size = np.linalg.norm(w)
+    assert np.allclose(w, V @ (b * size / (values * size + alpha * np.sqrt(6))), rtol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_groups_of_one_and_l1_ratio_one_are_the_lasso(seed: int) -> None:
+    s = oracles.sample(300 + seed, top=3)
+    n = s.A.shape[1]
+    c = np.abs(s.A.astype(float).T @ s.y).max()
+    weights = np.random.default_rng(seed).uniform(0.5, 2, n)
+    lasso, _ = unmerge.lasso((s.A, s.y), alpha=0.1 * c, weights=weights)
+    single, _ = unmerge.group_lasso((s.A, s.y), groups=range(n), alpha=0.1 * c, group_weights=weights)
+    mixed, _ = unmerge.group_lasso((s.A, s.y), groups=np.arange(n) // 3, alpha=0.1 * c, l1_ratio=1, weights=weights)
+    d = np.linalg.norm(s.A.astype(float), axis=0)
+    for w in (single, mixed):
+        assert np.abs(d * (w - lasso)).max() <= 1e-12 * max(np.abs(d * lasso).max(), 1e-300)
+    net, _ = unmerge.elastic_net((s.A, s.y), alpha=0.2 * c, l1_ratio=0.5)
+    group, _ = unmerge.group_lasso((s.A, s.y), groups=range(n), alpha=0.1 * c, ridge=0.1 * c)
+    assert np.abs(d * (net - group)).max() <= 1e-12 * np.abs(d * net).max()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_overlap_is_repeated_columns(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    A, y = rng.standard_normal((80, 12)), rng.standard_normal(80)
+    lists = [[0, 1, 2, 3], [3, 4, 5], [5, 0, 6], [7, 8], [8, 9, 10, 11]]
+    index = [j for members in lists for j in members]
+    labels = [g for g, members in enumerate(lists) for _ in members]
+    options = {"alpha": 0.2, "relative": True, "l1_ratio": [0, 0.4][seed % 2], "ridge": [0, 3.0][seed // 2 % 2]}
+    w, report, latent = unmerge.group_lasso((A, y), groups=lists, latent=True, **options)
+    v, repeated = unmerge.group_lasso((A[:, index], y), groups=labels, **options)
+    assert np.abs(latent - v).max() <= 1e-9 * np.abs(v).max()
+    assert abs(report.objective - repeated.objective) <= 1e-12 * report.objective
+    assert np.allclose(w, np.bincount(index, v, minlength=12), atol=1e-9 * np.abs(v).max())
+    again, second, parts = unmerge.group_lasso((A, y), groups=lists, latent=True, start=latent, max_iter=0, **options)
+    assert np.array_equal(parts, latent) and second.relative_gap <= 1e-10
+
+
+def test_several_targets_are_one_at_a_time() -> None:
+    rng = np.random.default_rng(3)
+    A, Y = rng.standard_normal((70, 15)), rng.standard_normal((70, 4))
+    Y[:, 2] = 0
+    labels = ["a", "b", "c", "d", "e"] * 3
+    options = {"groups": labels, "alpha": 0.3, "relative": True, "l1_ratio": 0.2}
+    W, reports = unmerge.group_lasso((A, Y), **options)
+    alphas = unmerge.group_alpha_max((A, Y), groups=labels, l1_ratio=0.2)
+    for t in range(4):
+        w, report = unmerge.group_lasso((A, Y[:, t]), **options)
+        assert np.array_equal(w, W[:, t]) and report.objective == reports[t].objective
+        if t != 2:
+            absolute, _ = unmerge.group_lasso((A, Y[:, t]), **options | {"alpha": 0.3 * alphas[t], "relative": False})
+            assert np.allclose(absolute, w, rtol=1e-10)
+    one, _ = unmerge.group_lasso((A, Y), threads=1, **options)
+    assert np.array_equal(one, W)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("positive", [False, True])
+def test_alpha_max_is_the_edge(ratio: float, positive: bool) -> None:
+    for seed in range(10):
+        rng = np.random.default_rng([seed, 5])
+        A, y = rng.standard_normal((40, 12)) * 10 ** rng.uniform(-2, 2, 12), rng.standard_normal(40)
+        options = {"groups": np.arange(12) // 3, "l1_ratio": ratio, "positive": positive,
+                   "weights": rng.uniform(0.5, 2, 12), "group_weights": rng.uniform(0.5, 2, 4)}  # fmt: skip
+        if seed % 2:  # one group is free
+            options["group_weights"][1] = 0
+            options["weights"][3:6] = 0
+        top = unmerge.group_alpha_max((A, y), **options)
+        penalised = np.ones(12, bool)
+        penalised[3:6] = seed % 2 == 0
+        for factor, empty in ((1.0, True), (1.5, True), (1 - 1e-6, False)):
+            w, report = unmerge.group_lasso((A, y), alpha=factor * top, **options)
+            assert report.outcome == "converged"
+            assert (not w[penalised].any()) == empty
+        if seed % 2 and not positive:
+            free = np.linalg.lstsq(A[:, 3:6], y, rcond=None)[0]
+            w, _ = unmerge.group_lasso((A, y), alpha=2 * top, **options)
+            assert np.allclose(w[3:6], free, rtol=1e-10)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25])
+def test_path_is_single_solves(ratio: float) -> None:
+    rng = np.random.default_rng(8)
+    A, Y = rng.standard_normal((100, 40)) + rng.standard_normal((100, 1)), rng.standard_normal((100, 2))
+    Y[:, 1] += A[:, :8].sum(axis=1)
+    labels = np.arange(40) // 5
+    alphas, coefs, reports = unmerge.group_lasso_path((A, Y), groups=labels, l1_ratio=ratio, n_alphas=30, target=1)
+    assert not coefs[:, 0].any() and all(r.converged for r in reports)
+    assert math.isclose(alphas[-1], 1e-3 * alphas[0], rel_tol=1e-12)
+    for i in (1, 7, 15, 29):
+        w, report = unmerge.group_lasso((A, Y[:, 1]), groups=labels, l1_ratio=ratio, alpha=alphas[i])
+        assert np.abs(w - coefs[:, i]).max() <= 1e-8 * np.abs(w).max()
+        assert math.isclose(report.df, reports[i].df, rel_tol=1e-6)
+    order = [5.0, 0.0, 50.0]
+    _, coefs, reports = unmerge.group_lasso_path((A, Y), groups=labels, l1_ratio=ratio, alphas=order, target=1)
+    assert np.allclose(coefs[:, 1], np.linalg.lstsq(A, Y[:, 1], rcond=None)[0], rtol=1e-8)
+    assert reports[1].converged and abs(reports[1].df - 40) <= 1e-8
+    w, _ = unmerge.group_lasso((A, Y[:, 1]), groups=labels, l1_ratio=ratio, alpha=50.0)
+    assert np.allclose(coefs[:, 2], w, rtol=1e-8)
+
+
+def test_columns_on_demand_give_the_same() -> None:
+    rng = np.random.default_rng(2)
+    A = rng.standard_normal((400, 200))
+    y = A[:, 40:44] @ [1.0, -1.0, 0.5, 0.2] + 0.1 * rng.standard_normal(400)
+    gram = unmerge.Gram(A, y, columns="on_demand")
+    w, report = unmerge.group_lasso(gram, groups=np.arange(200) // 4, alpha=0.4, relative=True)
+    full, _ = unmerge.group_lasso(unmerge.Gram(A, y), groups=np.arange(200) // 4, alpha=0.4, relative=True)
+    assert np.allclose(w, full, rtol=1e-10, atol=0) and set(np.flatnonzero(w)) == {40, 41, 42, 43}
+    assert gram.columns < 200 and report.converged
+
+
+# ---------------------------------------------------------------- degrees of freedom
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3])
+@pytest.mark.parametrize("kind", ["plain", "ridge", "positive", "overlap", "free", "modules"])
+def test_df_is_the_divergence_of_the_fit(ratio: float, kind: str) -> None:
+    rng = np.random.default_rng([11, int(10 * ratio)])
+    p, n = 24, 12
+    A, y = rng.standard_normal((p, n)), rng.standard_normal(p)
+    y += A[:, :3] @ [1.0, 2.0, 1.5]
+    options: dict[str, Any] = {"groups": [[0, 1, 2], [3, 4, 5, 6], [7, 8], [9, 10, 11]], "l1_ratio": ratio, "tol": 1e-14}
+    if kind == "ridge":
+        options["ridge"] = 3.0
+    if kind == "positive":
+        options["positive"] = True
+    if kind == "overlap":
+        options["groups"] = [[0, 1, 2, 3], [3, 4, 5, 6], [7, 8, 0], [9, 10, 11]]
+    if kind == "free":
+        options |= {"group_weights": [1, 0, 1, 1], "weights": [1.0] * 3 + [0.0] * 4 + [1.0] * 5}
+
+    def fit(y: np.ndarray) -> tuple[np.ndarray, float]:
+        if kind == "modules":
+            halves = {"a": slice(0, 12), "b": slice(12, 24)}
+            atoms = {str(j): {m: A[s, j] for m, s in halves.items()} for j in range(6)}
+            op = unmerge.Operator.from_vectors(atoms)
+            gram = unmerge.Gram(op, unmerge.Operator.from_vectors({"y": {m: y[s] for m, s in halves.items()}}))
+            w, report = unmerge.group_lasso_modules(gram, alpha=1.0, l1_ratio=ratio, tol=1e-14)
+            return np.concatenate([A[s, :6] @ w[:, m] for m, s in enumerate(halves.values())]), report.df
+        w, report = unmerge.group_lasso((A, y), alpha=1.0, **options)
+        return A @ w, report.df
+
+    h, trace = 1e-5, 0.0
+    for i in range(p):
+        step = np.zeros(p)
+        step[i] = h
+        trace += (fit(y + step)[0][i] - fit(y - step)[0][i]) / (2 * h)
+    df = fit(y)[1]
+    assert 0.5 < df < n
+    assert abs(df - trace) <= 1e-6 * df
+
+
+# ---------------------------------------------------------------- a coefficient per atom and module
+
+
+def module_data(seed: int, n: int, parts: int, targets: int = 1) -> tuple[Any, Any, np.ndarray, np.ndarray]:
+    """Operators, and the explicit block-diagonal matrix in the order of `members`: module by module."""
+    rng = np.random.default_rng([seed, 4])
+    rows = [int(rng.integers(n + 3, n + 20)) for _ in range(parts)]
+    blocks = [rng.standard_normal((r, n)) + rng.standard_normal((r, 1)) for r in rows]
+    y = [b @ np.where(np.arange(n) % 3 == 0, 1.0, 0)[:, None] + rng.standard_normal((len(b), targets)) for b in blocks]
+    atoms = {str(j): {f"m{m}": b[:, j] for m, b in enumerate(blocks)} for j in range(n)}
+    ys = {str(t): {f"m{m}": v[:, t] for m, v in enumerate(y)} for t in range(targets)}
+    explicit = np.zeros((sum(rows), n * parts))
+    at = 0
+    for m, b in enumerate(blocks):
+        explicit[at : at + rows[m], m * n : (m + 1) * n] = b
+        at += rows[m]
+    return unmerge.Operator.from_vectors(atoms), unmerge.Operator.from_vectors(ys), explicit, np.concatenate(y)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_modules_are_the_explicit_block_matrix(seed: int) -> None:
+    n, parts = [(5, 4), (8, 3), (3, 9), (6, 1)][seed % 4]
+    a, y, explicit, target = module_data(seed, n, parts)
+    rng = np.random.default_rng(seed)
+    gram = unmerge.Gram(a, y, folds=1 + seed % 3)
+    kind = ["atoms", "modules", "labels", "pairs", "singles"][seed % 5]
+    atoms, mods = np.meshgrid(np.arange(n), np.arange(parts), indexing="ij")
+    groups: Any = kind
+    labels = {"atoms": atoms, "modules": mods, "labels": rng.integers(0, 4, (n, parts)), "singles": atoms * parts + mods}
+    if kind == "pairs":
+        groups = [list(zip(rng.integers(0, n, 1), rng.integers(0, parts, 1), strict=True)) for _ in range(3)]
+        groups.append([(j, m) for j in range(n) for m in range(parts) if (j + m) % 2])
+        flat: Any = [[m * n + j for j, m in members] for members in groups]
+    else:
+        groups = labels[kind] if kind in ("labels", "singles") else kind
+        flat = labels[kind].T.reshape(-1)
+    options = {"alpha": [0.4, 0.1, 0.01][seed % 3], "relative": True, "l1_ratio": [0, 0.3][seed % 2],
+               "ridge": [0, 2.0][seed // 2 % 2], "positive": seed % 7 == 6}  # fmt: skip
+    weights = rng.uniform(0.5, 2, (n, parts))
+    w, report = unmerge.group_lasso_modules(gram, groups=groups, weights=weights, **options)
+    v, expected = unmerge.group_lasso((explicit, target[:, 0]), groups=flat, weights=weights.T.reshape(-1), **options)
+    assert w.shape == (n, parts) and report.converged
+    assert np.abs(w.T.reshape(-1) - v).max() <= 1e-8 * np.abs(v).max()
+    assert math.isclose(report.objective, expected.objective, rel_tol=1e-11)
+    assert math.isclose(report.df, expected.df, rel_tol=1e-6)
+    assert math.isclose(report.yy, expected.yy, rel_tol=1e-13)
+
+
+def test_modules_several_targets_warm_start_and_latent() -> None:
+    a, y, explicit, target = module_data(1, 5, 4, targets=3)
+    gram = unmerge.Gram(a, y)
+    w, reports, latent = unmerge.group_lasso_modules(gram, alpha=0.2, relative=True, l1_ratio=0.1, latent=True)
+    assert w.shape == (5, 4, 3) and latent.shape == (20, 3) and len(reports) == 3
+    assert np.array_equal(latent.reshape(5, 4, 3), w)
+    for t in range(3):
+        v, _ = unmerge.group_lasso((explicit, target[:, t]), groups=list(range(5)) * 4, alpha=0.2, relative=True, l1_ratio=0.1)
+        assert np.allclose(w[:, :, t].T.reshape(-1), v, rtol=1e-8, atol=1e-12)
+    for start in (w, latent):
+        again, second = unmerge.group_lasso_modules(gram, alpha=0.2, relative=True, l1_ratio=0.1, start=start, max_iter=0)
+        assert np.array_equal(again, w)
+        assert all(r.relative_gap <= 1e-10 for r in second)
+
+
+def test_modules_without_penalty_are_least_squares_each() -> None:
+    a, y, explicit, target = module_data(2, 4, 3)
+    w, report = unmerge.group_lasso_modules(unmerge.Gram(a, y), alpha=0)
+    assert np.allclose(w.T.reshape(-1), np.linalg.lstsq(explicit, target[:, 0], rcond=None)[0], rtol=1e-10)
+    assert report.converged and report.duality_gap >= 0 and abs(report.df - 12) <= 1e-9
+
+
+def test_ten_thousand_columns() -> None:
+    rng = np.random.default_rng(0)
+    n, parts, rows = 64, 160, 70
+    X = rng.standard_normal((parts, rows, n)) + 0.5 * rng.standard_normal((parts, rows, 1))
+    y = X[:, :, :6].sum(axis=2) + rng.standard_normal((parts, rows))
+    a = unmerge.Operator.from_vectors({str(j): {str(m): X[m, :, j] for m in range(parts)} for j in range(n)})
+    gram = unmerge.Gram(a, unmerge.Operator.from_vectors({"y": {str(m): y[m] for m in range(parts)}}))
+    for ratio in (0.0, 0.2):
+        w, report = unmerge.group_lasso_modules(gram, alpha=0.5, relative=True, l1_ratio=ratio)
+        assert report.converged and set(np.flatnonzero(w.any(axis=1))) == set(range(6))
+        # The optimality conditions, from the data.
+        h = np.einsum("mrn,mr->nm", X, y - np.einsum("mrn,nm->mr", X, w))
+        c = np.einsum("mrn,mr->nm", X, y)
+
+        def scale(x: np.ndarray, l1: float) -> Any:
+            return np.linalg.norm(np.maximum(np.abs(x) - l1, 0), axis=1)
+
+        low, high = 0.0, float(np.abs(c).max() * parts)
+        for _ in range(200):
+            middle = (low + high) / 2
+            over = (scale(c, middle * ratio) > middle * (1 - ratio) * parts**0.5).any()
+            low, high = (middle, high) if over else (low, middle)
+        alpha = 0.5 * high
+        norms = np.linalg.norm(w[:6], axis=1, keepdims=True)
+        gradient = h[:6] - alpha * ratio * np.sign(w[:6]) - alpha * (1 - ratio) * parts**0.5 * w[:6] / norms
+        assert np.abs(gradient[w[:6] != 0]).max() <= 1e-9 * alpha
+        assert (np.abs(h[:6][w[:6] == 0]) <= alpha * ratio * (1 + 1e-9)).all()
+        assert (scale(h[6:], alpha * ratio) <= alpha * (1 - ratio) * parts**0.5 * (1 + 1e-9)).all()
+
+
+# ---------------------------------------------------------------- edges
+
+
+def test_no_penalty_is_least_squares_or_nnls() -> None:
+    s = oracles.sample(41, top=3)
+    n = s.A.shape[1]
+    groups = np.arange(n) // 3
+    free, report = unmerge.group_lasso((s.A, s.y), groups=groups, alpha=0)
+    assert np.allclose(free, unmerge.ridge((s.A, s.y), alpha=0)[0], rtol=1e-8) and report.converged
+    assert abs(report.df - n) <= 1e-6
+    ridge, report = unmerge.group_lasso((s.A, s.y), groups=groups, alpha=0, ridge=0.3)
+    assert np.allclose(ridge, unmerge.ridge((s.A, s.y), alpha=0.3)[0], rtol=1e-8)
+    G = s.A.astype(float).T @ s.A
+    assert abs(report.df - np.trace(np.linalg.solve(G + 0.3 * np.eye(n), G))) <= 1e-8 * n
+    positive, _ = unmerge.group_lasso((s.A, s.y), groups=groups, alpha=0, positive=True)
+    assert np.allclose(positive, unmerge.nnls((s.A, s.y))[0], rtol=1e-8)
+    nothing, _ = unmerge.group_lasso((s.A, s.y), groups=groups, group_weights=np.zeros(groups[-1] + 1), alpha=5.0)
+    assert np.allclose(nothing, free, rtol=1e-8)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.4])
+def test_zero_and_equal_atoms(ratio: float) -> None:
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((50, 9))
+    A[:, 1] = 0
+    A[:, 4] = A[:, 3]  # singular within a group
+    A[:, 8] = A[:, 0]  # equal in two groups
+    y = A @ rng.standard_normal(9) + rng.standard_normal(50)
+    options = {"groups": [0, 0, 0, 1, 1, 1, 2, 2, 2], "l1_ratio": ratio}
+    for alpha in (0.5, 0.1, 1e-3, 1e-7):
+        w, report = unmerge.group_lasso((A, y), alpha=alpha, relative=True, **options)
+        assert report.outcome == "converged" and "zero_atom" in report.flags
+        assert w[1] == 0 and abs(w[3] - w[4]) <= 1e-6 * np.abs(w).max() + (1e9 if ratio else 0)
+        top = alpha * unmerge.group_alpha_max((A, y), **options)
+        q = GroupProblem(
+            oracles.ld(A), oracles.ld(y), [np.arange(3 * g, 3 * g + 3) for g in range(3)],
+            np.full(9, LD(top * ratio)), np.full(3, LD(top) * (1 - LD(ratio)) * np.sqrt(LD(3))), np.zeros(9, LD),
+        )  # fmt: skip
+        assert q.gap(w) <= 1e-10 * q.objective(w) + q.rounding(w)
+    w, report = unmerge.group_lasso((A * 0, y), alpha=0.1, **options)
+    assert not w.any() and report.converged and report.duality_gap == 0
+
+
+def test_nothing_to_explain_and_nothing_to_explain_with() -> None:
+    rng = np.random.default_rng(0)
+    A, y = rng.standard_normal((20, 6)), rng.standard_normal(20)
+    w, report = unmerge.group_lasso((A, 0 * y), groups=[0, 0, 1, 1, 2, 2])
+    assert not w.any() and report.converged and report.duality_gap == 0 and report.r2 == 0
+    assert unmerge.group_alpha_max((A, 0 * y), groups=[0, 0, 1, 1, 2, 2]) == 0
+    w, report = unmerge.group_lasso((A[:, :0], y), groups=[])
+    assert w.shape == (0,) and report.converged
+    w, report = unmerge.group_lasso((A, y), groups=[[], [0, 1], [], []], alpha=1e6)
+    assert not w[:2].any() and np.allclose(w[2:], np.linalg.lstsq(A[:, 2:], y, rcond=None)[0])
+
+
+@pytest.mark.parametrize("alpha", [1e300, 1e-300, 1e-12])
+def test_extreme_alphas_and_scales(alpha: float) -> None:
+    rng = np.random.default_rng(0)
+    A, y = rng.standard_normal((40, 8)), rng.standard_normal(40)
+    for a, b in ((1.0, 1.0), (1e-100, 1e100), (1e100, 1e-100)):
+        for ratio in (0.0, 0.5):
+            w, report = unmerge.group_lasso((a * A, b * y), groups=[0, 0, 0, 0, 1, 1, 1, 1], alpha=alpha * (a * b), l1_ratio=ratio)
+            assert np.isfinite(w).all() and report.outcome == "converged", report
+            if alpha > 1:
+                assert not w.any()
+            else:
+                assert np.allclose(w * (a / b), np.linalg.lstsq(A, y, rcond=None)[0], rtol=1e-6)
+    w, report = unmerge.group_lasso((A, y), groups=[0] * 8, alpha=1.0, ridge=1e300)
+    assert np.abs(w).max() < 1e-290 and report.converged
+
+
+def test_atoms_of_very_different_length_in_one_group() -> None:
+    rng = np.random.default_rng(0)
+    A, y = rng.standard_normal((40, 6)) * np.array([1e-30, 1, 1e30, 1e-3, 1, 1e3]), rng.standard_normal(40)
+    for ratio in (0.0, 0.5):
+        w, report = unmerge.group_lasso((A, y), groups=[0, 0, 0, 1, 1, 1], alpha=0.1, relative=True, l1_ratio=ratio)
+        assert report.converged and np.isfinite(w).all()
+
+
+def test_more_atoms_than_rows() -> None:
+    rng = np.random.default_rng(0)
+    A, y = rng.standard_normal((30, 80)), rng.standard_normal(30)
+    groups = [np.arange(4 * g, 4 * g + 4) for g in range(20)]
+    for ratio in (0.0, 0.3):
+        for alpha in (0.5, 0.1, 0.01):
+            w, report = unmerge.group_lasso((A, y), groups=groups, alpha=alpha, l1_ratio=ratio, relative=True)
+            top = alpha * unmerge.group_alpha_max((A, y), groups=groups, l1_ratio=ratio)
+            q = GroupProblem(
+                oracles.ld(A), oracles.ld(y), groups, np.full(80, LD(top * ratio)),
+                np.full(20, 2 * LD(top) * (1 - LD(ratio))), np.zeros(80, LD),
+            )  # fmt: skip
+            check(q, w, report)
+
+
+def test_budgets() -> None:
+    rng = np.random.default_rng(0)
+    A, y = rng.standard_normal((60, 30)), rng.standard_normal(60)
+    options = {"groups": np.arange(30) // 3, "alpha": 0.01, "relative": True, "l1_ratio": 0.1}
+    w, report = unmerge.group_lasso((A, y), max_iter=1, **options)
+    assert report.outcome == "iteration limit" and report.iterations <= 1 and report.relative_gap > 1e-10
+    full, best = unmerge.group_lasso((A, y), **options)
+    warm, again = unmerge.group_lasso((A, y), start=full, **options)
+    assert again.converged and again.iterations <= best.iterations and np.allclose(warm, full, rtol=1e-9, atol=1e-12)
+    same, zero = unmerge.group_lasso((A, y), start=w, max_iter=0, **options)
+    assert np.array_equal(same, w) and zero.outcome == "iteration limit"
+
+
+REFUSED = [
+    ({"groups": [0, 0, 0, 1]}, "groups"),
+    ({"groups": [[0, 1], [1, 6]]}, "options->members"),
+    ({"groups": [[0, 0, 1]]}, "distinct"),
+    ({"groups": [[0, -1]]}, "options->members"),
+    ({"groups": [0] * 6, "alpha": -1}, "alpha"),
+    ({"groups": [0] * 6, "alpha": math.nan}, "alpha"),
+    ({"groups": [0] * 6, "l1_ratio": 1.5}, "l1_ratio"),
+    ({"groups": [0] * 6, "ridge": math.inf}, "ridge"),
+    ({"groups": [0] * 6, "group_weights": [1, 2]}, "group_weights"),
+    ({"groups": [0] * 6, "group_weights": [-1]}, "group_weights"),
+    ({"groups": [0] * 6, "ridge_weights": [math.nan]}, "ridge_weights"),
+    ({"groups": [0] * 6, "weights": [1, 1, 1, 1, 1, -2]}, "weights"),
+    ({"groups": [0] * 6, "start": [1, 2, 3]}, "start"),
+    ({"groups": [0] * 6, "start": [math.nan] * 6}, "coef"),
+    ({"groups": 3}, "groups"),
+    ({"groups": "atoms"}, "groups"),
+]
+
+
+@pytest.mark.parametrize(("options", "word"), REFUSED, ids=lambda x: x if isinstance(x, str) else None)
+def test_wrong_calls_are_refused_by_name(options: dict[str, Any], word: str) -> None:
+    A, y = np.eye(6), np.ones(6)
+    with pytest.raises((ValueError, TypeError), match=word):
+        unmerge.group_lasso((A, y), **options)
+
+
+def test_modules_are_refused_by_name() -> None:
+    a, y, _, _ = module_data(0, 3, 2)
+    gram = unmerge.Gram(a, y)
+    for options, word in (
+        ({"groups": "rows"}, "groups"),
+        ({"groups": np.zeros((2, 3), int)}, "groups"),
+        ({"groups": [[(0, 2)]]}, "modules"),
+        ({"weights": np.ones(6)}, "weights"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=word):
+            unmerge.group_lasso_modules(gram, **options)
+    A = np.random.default_rng(0).standard_normal((100, 80))
+    with pytest.raises(ValueError, match="on demand"):
+        unmerge.group_lasso_modules(unmerge.Gram(A, A[:, 0], columns="on_demand"))
