@@ -286,8 +286,9 @@ def _members(groups: Any, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArra
     offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
     flat = np.empty(int(offsets[-1]), dtype=np.int64)
     for g, members in enumerate(lists):
-        if isinstance(members, np.ndarray) and members.dtype.kind in "iu":
-            flat[offsets[g] : offsets[g + 1]] = members
+        array = np.asarray(members) if isinstance(members, (list, tuple, range, np.ndarray)) else None
+        if array is not None and array.dtype.kind == "i":
+            flat[offsets[g] : offsets[g + 1]] = array
         else:
             flat[offsets[g] : offsets[g + 1]] = [integer(j, f"groups[{g}]") for j in members]
     return offsets, flat
