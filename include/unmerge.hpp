@@ -174,6 +174,8 @@ using ridge_options = detail::initialised<unmerge_ridge_options, unmerge_ridge_o
 using lasso_options = detail::initialised<unmerge_lasso_options, unmerge_lasso_options_init>;
 using elastic_net_options = detail::initialised<unmerge_elastic_net_options, unmerge_elastic_net_options_init>;
 using path_options = detail::initialised<unmerge_path_options, unmerge_path_options_init>;
+using group_options = detail::initialised<unmerge_group_options, unmerge_group_options_init>; // arrays are borrowed
+using group_path_options = detail::initialised<unmerge_group_path_options, unmerge_group_path_options_init>;
 using nnls_options = detail::initialised<unmerge_nnls_options, unmerge_nnls_options_init>;
 using omp_options = detail::initialised<unmerge_omp_options, unmerge_omp_options_init>;
 using problem = detail::initialised<unmerge_problem, unmerge_problem_init>;
@@ -597,6 +599,28 @@ inline path_result lasso_path(const Gram &gram, const path_options &options = {}
   const view_type coef = view(answer.coef.data(), answer.atoms, answer.columns);
   detail::call(r, [&](const unmerge_run *c, unmerge_error *e) {
     return unmerge_lasso_path(gram.get(), &options, c, answer.alphas.data(), &coef, answer.reports.data(), e);
+  });
+  return answer;
+}
+
+inline result group_lasso(const Gram &gram, const group_options &options = {}, const run &r = {}, span<const double> warm = {}) {
+  result answer = detail::empty_result(gram);
+  const unmerge_group_options o = detail::start(answer, options, warm);
+  const view_type coef = view(answer.coef.data(), answer.atoms, answer.columns);
+  detail::call(r, [&](const unmerge_run *c, unmerge_error *e) {
+    return unmerge_group_lasso(gram.get(), &o, c, &coef, nullptr, answer.reports.data(), e);
+  });
+  return answer;
+}
+
+inline path_result group_lasso_path(const Gram &gram, const group_options &options = {}, const group_path_options &path = {},
+                                    const run &r = {}) {
+  path_result answer;
+  detail::shape(answer, gram.atoms(), path.n_alphas);
+  answer.alphas.resize(detail::size(path.n_alphas));
+  const view_type coef = view(answer.coef.data(), answer.atoms, answer.columns);
+  detail::call(r, [&](const unmerge_run *c, unmerge_error *e) {
+    return unmerge_group_lasso_path(gram.get(), &options, &path, c, answer.alphas.data(), &coef, answer.reports.data(), e);
   });
   return answer;
 }

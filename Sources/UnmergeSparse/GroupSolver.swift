@@ -388,12 +388,20 @@ final class GroupSolver<Form: GramForm> {
       }
     }
     if isOptimal { return false }
-    let batch = max(16, active)
+    var batch = max(16, active)
     var cutoff = 0.0
+    if violators > 0, !form.gram.isComplete {
+      // A column costs a share of a pass, a pass as much as some fifty columns: few at a time, and none that a stronger one
+      // may make superfluous. When a crowd still violates though who was asked in has stayed, the answer is dense: then all.
+      let isDense = active > 0 && violators > space.groups / 4 * 3 && 4 * active > 3 * workingCount
+      batch = isDense ? violators : max(1, 48 * space.groups / max(space.n, 1), active)
+      for k in 0..<violators { cutoff = max(cutoff, sorted[k]) }
+      cutoff *= isDense ? 0 : 0.25
+    }
     if violators > batch {
       var view = UnsafeMutableBufferPointer(start: sorted, count: violators)
       view.sort()
-      cutoff = sorted[violators - batch]
+      cutoff = max(cutoff, sorted[violators - batch])
     }
     workingCount = 0
     var newcomers = 0

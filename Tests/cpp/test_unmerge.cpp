@@ -141,6 +141,13 @@ void methods() {
   unmerge::path_options path;
   path.n_alphas = 7;
   const unmerge::path_result pr = unmerge::lasso_path(g, path);
+  const std::int64_t offsets[] = {0, 2}, members[] = {0, 1};
+  unmerge::group_options groups;
+  groups.alpha = 0.5, groups.relative = 1, groups.n_groups = 1, groups.offsets = offsets, groups.members = members;
+  CHECK(unmerge::group_lasso(g, groups).report().outcome == UNMERGE_CONVERGED);
+  unmerge::group_path_options grid;
+  grid.n_alphas = 5;
+  CHECK(unmerge::group_lasso_path(g, groups, grid).alphas[4] > 0);
   CHECK(pr.columns == 7 && pr.alphas.size() == 7 && close(pr.alphas[0], alphas[0], 1e-9 * alphas[0]) && pr.report(0).nonzeros == 0);
   unmerge::omp_options omp;
   omp.k = 3;

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, Union
 
 import numpy as np
@@ -270,28 +271,36 @@ def _members(groups: Any, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArra
         raise bad_type(f"groups is {groups!r}, expected labels, one per coefficient, or lists of coefficients")
     if not isinstance(groups, np.ndarray):
         groups = list(groups)
+    lists: list[Any] = groups
     if isinstance(groups, np.ndarray) or _is_labels(groups):
-        labels = list(groups.reshape(-1).tolist() if isinstance(groups, np.ndarray) else groups)
+        labels = groups.reshape(-1) if isinstance(groups, np.ndarray) else groups
         if len(labels) != count:
             raise bad_shape(f"groups has {len(labels)} labels, expected {count}, one per coefficient")
+        if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
+            return _sorted(labels)
         found: dict[Any, list[int]] = {}
-        for j, label in enumerate(labels):
-            if label is None or (isinstance(label, (int, float)) and label < 0):
+        for j, label in enumerate(labels.tolist() if isinstance(labels, np.ndarray) else labels):
+            if label is None or (isinstance(label, (int, float, np.number)) and not label >= 0):
                 continue
             found.setdefault(label, []).append(j)
-        lists: list[Any] = list(found.values())
-    else:
-        lists = groups
-    sizes = [len(members) for members in lists]
-    offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
-    flat = np.empty(int(offsets[-1]), dtype=np.int64)
-    for g, members in enumerate(lists):
-        array = np.asarray(members) if isinstance(members, (list, tuple, range, np.ndarray)) else None
-        if array is not None and array.dtype.kind == "i":
-            flat[offsets[g] : offsets[g + 1]] = array
-        else:
-            flat[offsets[g] : offsets[g + 1]] = [integer(j, f"groups[{g}]") for j in members]
-    return offsets, flat
+        lists = list(found.values())
+    offsets = np.zeros(len(lists) + 1, dtype=np.int64)
+    np.cumsum([len(members) for members in lists], out=offsets[1:])
+    flat = np.array(list(chain.from_iterable(lists)))
+    if flat.dtype.kind != "i" and flat.size:
+        flat = np.array([integer(j, f"groups[{g}]") for g, members in enumerate(lists) for j in members])
+    return offsets, flat.astype(np.int64)
+
+
+def _sorted(labels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """offsets and members of integer labels, in the order in which they first appear; negative ones are left out."""
+    kept = np.flatnonzero(labels >= 0)
+    _, first, group = np.unique(labels[kept], return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    group = rank[group]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=len(first)))]).astype(np.int64)
+    return offsets, kept[np.argsort(group, kind="stable")].astype(np.int64)
 
 
 def _pairs(members: Any, n: int, count: int) -> npt.NDArray[np.int64]:
