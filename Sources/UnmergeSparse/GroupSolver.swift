@@ -70,7 +70,7 @@ final class GroupSolver<Form: GramForm> {
     y = x + space.largestGroup
     onManifold = try allocate(product(6, n, "the working memory"))
     indices = try allocate(space.groups)
-    groupScratch = try allocate(space.groups)
+    groupScratch = try allocate(product(2, space.groups, "the groups"))
     working = indices.pointer
     thresholded = try allocate(space.groups)
     for b in 0..<space.groups { thresholded[b] = space.size(b) > 1 && space.isThresholded(b) }
@@ -610,7 +610,7 @@ final class GroupSolver<Form: GramForm> {
     var isSelected = false
     var wasSingular = false
     var before = Double.infinity
-    for _ in 0..<30 where iterations < maxIterations {
+    for _ in 0..<(30 + manifold.count) where iterations < maxIterations {
       if !isSelected {
         try manifold.select { b, i in isFree(b, i) }
         for k in 0..<manifold.count {
@@ -631,27 +631,49 @@ final class GroupSolver<Form: GramForm> {
       wasSingular = manifold.isSingular
       step.update(from: descent, count: k)
       manifold.solve(step)
-      // The full step, stopping at 0 who would change sign; shorter until F decreases.
-      var t = 1.0
-      var accepted = false
+      // A few lengths with those who would change sign stopping at 0; where that does not pay, to the first sign change, on
+      // which way F decreases for certain; shorter still where a norm bends too much.
+      let predicted = 0.5 * Vector.dot(k, descent, step)
+      var first = Double.infinity
+      // A group whose norm would pass through 0 stops there as a whole: vᵀ(v + t step) ≤ 0.
+      let along = groupScratch.pointer + space.groups
+      for b in 0..<space.groups { along[b] = 0 }
+      for a in 0..<k where manifold.group(a) >= 0 { along[manifold.group(a)] += v[a] * step[a] }
+      for b in 0..<space.groups where along[b] < 0 { first = min(first, -sorted[b] * sorted[b] / along[b]) }
+      for a in 0..<k where v[a] != 0 && hasKink(manifold.coordinate[a]) && v[a] * step[a] < 0 {
+        first = min(first, -v[a] / step[a])
+      }
       var deletes = false
-      for _ in 0..<40 {
+      func attempt(_ t: Double) -> Double {
         deletes = false
         for a in 0..<k {
-          let i = manifold.coordinate[a]
           var d = t * step[a]
-          if v[a] != 0, hasKink(i), v[a] > 0 ? v[a] + d <= tiny(v[a]) : v[a] + d >= tiny(v[a]) {
+          let b = manifold.group(a)
+          let stops = v[a] > 0 ? v[a] + d <= tiny(v[a]) : v[a] + d >= tiny(v[a])
+          if v[a] != 0, hasKink(manifold.coordinate[a]) && stops
+            || b >= 0 && along[b] < 0 && sorted[b] * sorted[b] * (1 - 4 * roundoff) + t * along[b] <= 0
+          {
             d = -v[a]
             deletes = true
           }
           trial[a] = d
         }
         manifold.multiply(trial, product)
-        if change(v, descent, trial, product) < 0 {
-          accepted = true
-          break
-        }
+        return change(v, descent, trial, product)
+      }
+      var accepted = false
+      var t = 1.0
+      while !accepted, t >= 0.125 {
+        accepted = attempt(t) < (t <= first ? 0 : -0.1 * t * predicted)
         t /= 2
+      }
+      if !accepted, first < 1 {
+        t = min(t, first)
+        accepted = attempt(t) < 0
+      }
+      while !accepted, t > 1e-10 {
+        t /= 4
+        accepted = attempt(t) < 0
       }
       guard accepted else { break }
       for a in 0..<k {
@@ -660,8 +682,6 @@ final class GroupSolver<Form: GramForm> {
         gradient[a] -= product[a] + space.mu[i] * trial[a]
         u[i] = v[a]
       }
-      // A group on its way out is left to the block steps, which take it to 0 exactly.
-      if isCollapsing(v) { break }
       if deletes {
         follow()
         isSelected = false
@@ -732,14 +752,5 @@ final class GroupSolver<Form: GramForm> {
       sum += nu[b] * (square[b] * before - cross[b] * difference) / (before * (after + before))
     }
     return sum
-  }
-
-  /// A norm fell below a twentieth of what it was.
-  private func isCollapsing(_ v: UnsafePointer<Double>) -> Bool {
-    let square = groupScratch.pointer
-    for b in 0..<space.groups { square[b] = 0 }
-    for a in 0..<manifold.count where manifold.group(a) >= 0 { square[manifold.group(a)] += v[a] * v[a] }
-    for b in 0..<space.groups where sorted[b] > 0 && square[b] < 0.0025 * sorted[b] * sorted[b] { return true }
-    return false
   }
 }
