@@ -24,6 +24,8 @@ final class GroupManifold<Form: GramForm> {
   /// Number of a group among those across parts, −1 for others.
   private let crossing: UnsafeMutablePointer<Int>
   private var crossings = 0
+  /// Coordinates of a group that are here. With one its norm is |u|, which has no curvature.
+  private let sizes: UnsafeMutablePointer<Int>
 
   private var g: Buffer<Double>
   private var factors: Buffer<Double>
@@ -42,7 +44,8 @@ final class GroupManifold<Form: GramForm> {
   private var projected: Buffer<Double>
   /// ‖u_g‖ by group, of the u last factored at.
   private let norms: Buffer<Double>
-  /// Of a part's block before it is factored.
+  /// What the squares of a factor's diagonal must exceed: the block is singular to the precision of the fit, or of the
+  /// cancellation in the curvature of a small norm.
   private let diagonal: Buffer<Double>
   /// The last factor needed a shift: K is numerically singular.
   private(set) var isSingular = false
@@ -52,12 +55,13 @@ final class GroupManifold<Form: GramForm> {
   init(_ space: GroupSpace<Form>) throws(UnmergeError) {
     self.space = space
     let k = space.form.parts
-    integers = try allocate(2 * space.n + 2 * (k + 1) + space.groups)
+    integers = try allocate(2 * space.n + 2 * (k + 1) + 2 * space.groups)
     coordinate = integers.pointer
     groupOf = coordinate + space.n
     parts = groupOf + space.n
     squares = parts + k + 1
     crossing = squares + k + 1
+    sizes = crossing + space.groups
     norms = try allocate(space.groups)
     diagonal = try allocate(space.n)
     g = try allocate(0)
@@ -76,9 +80,11 @@ final class GroupManifold<Form: GramForm> {
     for b in 0..<space.groups {
       var last = -1
       crossing[b] = -1
+      sizes[b] = 0
       for i in space.start[b]..<space.start[b + 1] where isFree(b, i) {
         let p = form.part(space.column[i])
         parts[p + 1] += 1
+        sizes[b] += 1
         if space.norm[b] > 0, last >= 0, last != p, crossing[b] < 0 {
           crossing[b] = crossings
           crossings += 1
@@ -184,26 +190,27 @@ final class GroupManifold<Form: GramForm> {
       h.update(from: g.pointer + squares[p], count: size * size)
       for b in 0..<size {
         let i = coordinate[first + b]
-        h[b * size + b] += space.mu[i]
+        let fit = h[b * size + b] + space.mu[i]
         let group = groupOf[first + b]
-        guard let nu, group >= 0 else { continue }
-        let norm = norms[group]
-        let curvature = nu[group] / norm
-        h[b * size + b] += curvature
-        guard crossing[group] < 0 else { continue }
-        let f = curvature / norm * u[first + b] / norm
-        var a = b
-        while a >= 0, groupOf[first + a] == group {
-          h[b * size + a] -= f * u[first + a]
-          a -= 1
+        var curvature = 0.0
+        if let nu, group >= 0, sizes[group] > 1 {
+          let norm = norms[group]
+          curvature = nu[group] / norm
+          if crossing[group] < 0 {
+            let f = curvature / norm * u[first + b] / norm
+            var a = b
+            while a >= 0, groupOf[first + a] == group {
+              h[b * size + a] -= f * u[first + a]
+              a -= 1
+            }
+          }
         }
+        h[b * size + b] += space.mu[i] + curvature
+        diagonal[b] = max(1e-13 * fit, 4 * roundoff * (fit + curvature))
       }
-      for b in 0..<size {
-        h[b * size + b] *= 1 + shift
-        diagonal[b] = h[b * size + b]
-      }
+      if shift > 0 { for b in 0..<size { h[b * size + b] *= 1 + shift } }
       guard Symmetric.factor(size, h) != nil else { return false }
-      for b in 0..<size where !(h[b * size + b] * h[b * size + b] > 1e-13 * diagonal[b]) { return false }
+      for b in 0..<size where !(h[b * size + b] * h[b * size + b] > diagonal[b]) { return false }
     }
     return true
   }

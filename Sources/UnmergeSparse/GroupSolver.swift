@@ -650,8 +650,9 @@ final class GroupSolver<Form: GramForm> {
           var d = t * step[a]
           let b = manifold.group(a)
           let stops = v[a] > 0 ? v[a] + d <= tiny(v[a]) : v[a] + d >= tiny(v[a])
-          if v[a] != 0, hasKink(manifold.coordinate[a]) && stops
-            || b >= 0 && along[b] < 0 && sorted[b] * sorted[b] * (1 - 4 * roundoff) + t * along[b] <= 0
+          if v[a] != 0,
+            hasKink(manifold.coordinate[a]) && stops
+              || b >= 0 && along[b] < 0 && sorted[b] * sorted[b] * (1 - 4 * roundoff) + t * along[b] <= 0
           {
             d = -v[a]
             deletes = true

@@ -268,6 +268,12 @@ static inline unmerge_status call_omp(const unmerge_gram *g, const void *o, cons
                                       unmerge_report *p, unmerge_error *e) {
   return unmerge_omp(g, o, r, w, NULL, p, e);
 }
+/* Without groups of the caller's: every atom is one. */
+static inline unmerge_status init_group(void *o, size_t size) { return unmerge_group_options_init(o, size); }
+static inline unmerge_status call_group(const unmerge_gram *g, const void *o, const unmerge_run *r, const unmerge_view *w,
+                                        unmerge_report *p, unmerge_error *e) {
+  return unmerge_group_lasso(g, o, r, w, NULL, p, e);
+}
 static inline unmerge_status init_path(void *o, size_t size) {
   const unmerge_status s = unmerge_path_options_init(o, size);
   if (s == UNMERGE_OK) ((unmerge_path_options *)o)->n_alphas = PATH_ALPHAS;
@@ -290,6 +296,7 @@ static const method methods[] = {
     {"elastic_net", sizeof(unmerge_elastic_net_options), init_elastic_net, call_elastic_net},
     {"nnls", sizeof(unmerge_nnls_options), init_nnls, call_nnls},
     {"omp", sizeof(unmerge_omp_options), init_omp, call_omp},
+    {"group_lasso", sizeof(unmerge_group_options), init_group, call_group},
     {"lasso_path", sizeof(unmerge_path_options), init_path, call_path},
 };
 enum { METHODS = sizeof methods / sizeof methods[0] };

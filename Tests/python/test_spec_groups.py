@@ -675,6 +675,41 @@ def test_more_atoms_than_rows() -> None:
             check(q, w, report)
 
 
+@pytest.mark.parametrize("ratio", [0.0, 0.05, 0.5])
+def test_nearly_collinear_atoms(ratio: float) -> None:
+    """One common direction a thousand times as long as the rest: groups that want to leave block the way of others."""
+    for seed in range(12):
+        rng = np.random.default_rng([seed, 31])
+        p, n = int(rng.integers(60, 120)), int(rng.integers(10, 50))
+        A = rng.standard_normal((p, n)) + 1e3 * rng.standard_normal((p, 1))
+        y = A @ np.where(rng.random(n) < 0.3, rng.standard_normal(n), 0) + 0.1 * rng.standard_normal(p)
+        labels = rng.integers(0, n // 3, n)
+        groups = [np.flatnonzero(labels == g) for g in range(n // 3) if (labels == g).any()]
+        gram = unmerge.Gram(A, y)
+        positive = seed % 3 == 2
+        top = unmerge.group_alpha_max(gram, groups=groups, l1_ratio=ratio, positive=positive)
+        for alpha in (1e-1, 1e-4, 1e-7):
+            w, report = unmerge.group_lasso(gram, groups=groups, alpha=alpha * top, l1_ratio=ratio, positive=positive)
+            q = GroupProblem(
+                oracles.ld(A), oracles.ld(y), groups, np.full(n, LD(alpha * top) * LD(ratio)),
+                LD(alpha * top) * (1 - LD(ratio)) * np.sqrt(np.array([len(g) for g in groups], LD)), np.zeros(n, LD), positive,
+            )  # fmt: skip
+            assert report.converged and report.iterations < 2000
+            assert q.objective(w) - q.gap(w) <= report.objective + q.rounding(w)
+            assert q.gap(w) <= 1e-10 * q.objective(w) + 1e3 * q.rounding(w)
+
+
+def test_what_stops_a_run_leaves_the_best_so_far() -> None:
+    rng = np.random.default_rng(0)
+    A, y = rng.standard_normal((500, 200)), rng.standard_normal(500)
+    gram = unmerge.Gram(A, y)
+    options = {"groups": np.arange(200) // 4, "alpha": 0.01, "relative": True}
+    w, report = unmerge.group_lasso(gram, deadline=1e-9, **options)
+    assert report.outcome == "time limit" and np.isfinite(w).all() and math.isnan(report.df)
+    w, report = unmerge.group_lasso(gram, progress=lambda _: True, deadline=1e-9, **options)
+    assert report.outcome in ("cancelled", "time limit")
+
+
 def test_budgets() -> None:
     rng = np.random.default_rng(0)
     A, y = rng.standard_normal((60, 30)), rng.standard_normal(60)
