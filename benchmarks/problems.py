@@ -36,14 +36,13 @@ ERROR_LIMIT = 1e-6  # on f
 CV_LIMIT = 1e-4  # on the errors of the folds, relative
 ENTRY_LIMIT = 1e-5  # on entries of G (relative to ||a_i|| ||a_j||) and on c (relative to ||c||): about float32
 
-METHODS = ("gram", "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp", "lasso_cv")
 CV_FOLDS, CV_ATOMS = 5, 64  # cross-validation is played with so many atoms only: peers take half a minute
 GROUP = 4  # atoms per group
 GROUP_RATIOS = {"group_lasso": 0.0, "sparse_group_lasso": 0.5, "group_lasso_gram": 0.0}
 
 METHODS = (
     "gram", "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp",
-    "group_lasso", "sparse_group_lasso", "group_lasso_gram",
+    "lasso_cv", "group_lasso", "sparse_group_lasso", "group_lasso_gram",
 )  # fmt: skip
 SIX = ("dot", "ridge", "lasso", "elastic_net", "nnls", "omp")
 
