@@ -179,8 +179,8 @@ struct Findings: Sendable {
       let traces = Traces(sample, found, watch)
       switch kind {
       case .sum: try weighSum(found, sample, modules, sums, usable, fit, presence, traces, z)
-      case .drop: try weighDrop(found, try fit.solve(sums.c, found), places, traces, z)
-      case .trim: try weighTrim(found, try fit.solve(sums.c, found), places, traces, z)
+      case .drop: try weighDrop(found, sample, try fit.solve(sums.c, found), places, traces, z)
+      case .trim: try weighTrim(found, sample, try fit.solve(sums.c, found), places, traces, z)
       }
       let kept = found.filter { abs(weights[$0]) > margins[$0] }
       if kept.count == found.count { break }

@@ -19,13 +19,20 @@ extension Findings {
   /// Weights as people write them, and as they were found where that is something else.
   private func weightSets(_ kind: MergeKind, _ found: [Int]) -> [[Double]] {
     if scale == .perModule {
-      return [moduleWeights.flatMap { own in (0..<n).map { own.isEmpty ? 0 : tidy(own[$0], within: 0.001) } }]
+      // As estimated, and as a tool may have rounded it.
+      return [0.001, 0.002].map { within in
+        moduleWeights.flatMap { own in (0..<n).map { own.isEmpty ? 0 : tidy(own[$0], within: within) } }
+      }
     }
     var sets: [[Double]] = []
+    // What the interval holds comes before what is rounder.
+    var near = Array(repeating: 0.0, count: n)
+    for j in found { near[j] = tidy(weights[j], within: 1.15 * margins[j] + 1e-5) }
+    sets.append(near)
     for relative in kind == .drop ? [0.012, 0.004] : [0.004, 0.04] {
       var w = Array(repeating: 0.0, count: n)
       for j in found { w[j] = tidy(weights[j], within: max(0.002, relative * abs(weights[j]), min(0.006, margins[j]))) }
-      if sets.last != w { sets.append(w) }
+      if !sets.contains(w) { sets.append(w) }
     }
     return sets
   }
@@ -121,10 +128,23 @@ extension Findings {
     let share = Double(equal) / Double(compared)
     isProved = share > 0.97 && share > chance + 0.2
     replayResidual = last.squares
-    guard isProved, scale != .perModule, recipe.method != .modelStock else { return }
+    guard isProved, recipe.method != .modelStock else { return }
     // What reproduces the file is not an estimate any more.
     let w = list[best.index].weights
-    for j in found where abs(w[j] - weights[j]) <= max(margins[j], 0.003, 0.045 * abs(w[j])) { weights[j] = w[j] }
+    guard scale != .perModule else {
+      for j in found {
+        let values = moduleWeights.indices.filter { !moduleWeights[$0].isEmpty && a.modules[$0].piece(j) != nil }
+        guard !values.isEmpty else { continue }
+        let mean = values.reduce(0) { $0 + w[$1 * n + j] } / Double(values.count)
+        if abs(mean - weights[j]) <= max(2 * margins[j], 0.002) { weights[j] = mean }
+      }
+      return
+    }
+    for j in found where abs(w[j] - weights[j]) <= max(margins[j], 0.003, 0.045 * abs(w[j])) {
+      // Shares of a sum are seldom round; thousandths say something where they can be told apart.
+      let isPlain = [2.0, 3, 4, 5, 6, 7, 8, 9, 10, 20].contains { abs((w[j] * $0).rounded() / $0 - w[j]) < 1e-9 }
+      if scale != .ratio || isPlain || margins[j] < 2e-4 { weights[j] = w[j] }
+    }
   }
 
   /// Nil where the method cannot be formed.

@@ -12,22 +12,31 @@ extension Findings {
     _ found: [Int], _ sample: RowSample, _ modules: [RowSpaceSums], _ sums: RowSpaceSums, _ usable: [Int],
     _ fit: DictionaryFit, _ presence: Presence, _ traces: Traces, _ z: Double
   ) throws(UnmergeError) {
-    if try weighModules(found, modules, sums, z) { return }
+    if try weighModules(found, modules, sums, RoundedWeights(sample), z) { return }
     let exact = try traces.leastSquares()
     let rounding = sample.modules.reduce(0) { $0 + $1.roundingVariance * Double($1.entries) }
     if exact.residual < 3 * rounding || exact.residual < 1e-4 * exact.energy {
-      for (x, j) in found.enumerated() {
-        weights[j] = exact.weights[x]
-        // Half a unit of a rounded weight is in every module alike: bfloat16 weights and products.
-        margins[j] = max(z * exact.errors[x], 0x1p-9 * abs(exact.weights[x]))
-      }
+      let cells = try Entries(sample, found).meetingCells(from: exact.weights)
+      let estimates = cells?.estimates ?? zip(exact.weights, exact.errors).map { Estimate(value: $0, error: $1) }
+      // Weights that sum to one are those of a mean, whose tools do not round them.
+      let isMean = cells?.exactly == true && abs(estimates.reduce(-1) { $0 + $1.value }) < 1e-3
+      set(
+        found,
+        RoundedWeights(sample).intervals(
+          estimates, share: 2 * Platform.normal(z) - 1, modules: sample.modules.count, exactly: isMean))
       return
     }
     if try weighCrossed(found, sample, sums, z) { return }
     // Relatives that are absent show how much of the unknown looks like them.
     let relatives = usable.filter { j in !present.contains(j) && found.contains { abs(fit.cosine($0, j)) > 0.2 } }
     let chosen = found + relatives
-    let solution = try WhitenedFit(sample, atoms: chosen, watch).minimise(from: chosen.map { presence.weights[$0] })
+    let whitened = try WhitenedFit(sample, atoms: chosen, watch)
+    let solution = try whitened.minimise(from: chosen.map { presence.weights[$0] })
+    // Noise beyond rounding is entries that were trimmed, and their share of a weight is not in the fit; or that were dropped
+    // and made up for.
+    let floor = zip(sample.modules, whitened.floors).reduce(0) { $0 + $1.1 * Double($1.0.entries) }
+    let dropped = min(1.5 * max(0, floor - rounding) / exact.energy, 0.05)
+    var estimates: [Estimate] = []
     for (x, j) in found.enumerated() {
       var (leak, total) = (0.0, 0.0)
       for (y, i) in relatives.enumerated() {
@@ -38,16 +47,26 @@ extension Findings {
         }
       }
       let shift = total > 0 ? leak / total : 0
-      weights[j] = solution.weights[x] - shift
+      let w = solution.weights[x]
       let error = solution.standardErrors[x].isFinite ? solution.standardErrors[x] : 0
       // What all modules share is not in their spread; what innocent relatives got is a measure of it.
-      margins[j] = z * (error * error * 9 + shift * shift / 4 + 4e-8).squareRoot()
+      estimates.append(
+        Estimate(
+          value: solution.weights[x] - shift,
+          error: (2.25 * error * error + shift * shift / 4 + 9e-10 + dropped * dropped * w * w).squareRoot()))
     }
+    set(
+      found, RoundedWeights(sample).intervals(estimates, share: 2 * Platform.normal(z) - 1, modules: sample.modules.count))
+  }
+
+  /// Weights and half widths of atoms that were found.
+  mutating func set(_ found: [Int], _ intervals: [(value: Double, margin: Double)]) {
+    for (j, i) in zip(found, intervals) { (weights[j], margins[j]) = (i.value, i.margin) }
   }
 
   /// A weight of its own in every module, where that explains what one weight does not.
   private mutating func weighModules(
-    _ found: [Int], _ modules: [RowSpaceSums], _ sums: RowSpaceSums, _ z: Double
+    _ found: [Int], _ modules: [RowSpaceSums], _ sums: RowSpaceSums, _ rounded: RoundedWeights, _ z: Double
   ) throws(UnmergeError) -> Bool {
     var (left, rounding) = (0.0, 0.0)
     var own: [[Double]] = []
@@ -68,10 +87,23 @@ extension Findings {
     moduleWeights = own
     leftPerModule = left
     for j in found {
-      let values = own.indices.filter { !own[$0].isEmpty && modules[$0].gram[j * n + j] > 0 }.map { own[$0][j] }
+      let here = own.indices.filter { !own[$0].isEmpty && modules[$0].gram[j * n + j] > 0 }
+      let values = here.map { own[$0][j] }
       guard !values.isEmpty else { continue }
       weights[j] = values.reduce(0, +) / Double(values.count)
-      margins[j] = z * max(2e-3 * abs(weights[j]), 2e-4)
+      // Rounding moves every module's estimate by itself, and a weight of the tool in all modules that have it.
+      var unit = Array(repeating: 0.0, count: n)
+      unit[j] = 1
+      var variance = 0.0
+      for m in here {
+        let local = DictionaryFit(modules[m].gram, atoms: n)
+        let inverse = try local.solve(unit, found.filter { local.norm($0) > 0 })[j]
+        variance += modules[m].residual(own[m]) / Double(max(modules[m].entries, 1)) * inverse
+      }
+      let recipe = Set(values.map { rounded.type?.round(Float($0)) ?? Float($0) }).sorted()
+      let deviation = recipe.reduce(0) { max($0, rounded.deviation(Double($1))) }
+      let count = Double(values.count)
+      margins[j] = z * (variance / count / count + deviation * deviation / Double(max(recipe.count, 1))).squareRoot()
     }
     return true
   }
@@ -120,10 +152,19 @@ extension Findings {
       for q in 0..<terms { residual += x[p] * x[q] * g[p * terms + q] }
     }
     guard residual < 4 * rounding || residual < 1e-4 * yy else { return false }
-    for (place, j) in found.enumerated() {
-      weights[j] = x[place * k + place]
-      margins[j] = z * max(2e-3 * abs(weights[j]), 2e-4)
+    let entries = sample.modules.reduce(0) { $0 + $1.entries }
+    let fit = DictionaryFit(g, atoms: terms)
+    var estimates: [Estimate] = []
+    for term in stride(from: 0, to: terms, by: k + 1) {
+      let unit = (0..<terms).map { $0 == term ? 1.0 : 0 }
+      let inverse = try fit.solve(unit, Array(0..<terms))[term]
+      estimates.append(
+        Estimate(value: x[term], error: (max(residual, 0) / Double(max(entries, 1)) * inverse).squareRoot()))
     }
+    set(
+      found,
+      RoundedWeights(sample).intervals(
+        estimates, share: 2 * Platform.normal(z) - 1, modules: sample.modules.count, exactly: true))
     isCrossed = true
     leftPerModule = residual * sums.yy / max(yy, .leastNormalMagnitude)
     return true
@@ -142,7 +183,7 @@ extension Findings {
 
   /// Dropped entries: the places of the multiples are w / q.
   mutating func weighDrop(
-    _ found: [Int], _ least: [Double], _ places: [Traces.Multiple], _ traces: Traces, _ z: Double
+    _ found: [Int], _ sample: RowSample, _ least: [Double], _ places: [Traces.Multiple], _ traces: Traces, _ z: Double
   ) throws(UnmergeError) {
     let clear = found.indices.filter { places[$0].z > 10 && places[$0].entries > 100 }
     for j in found { margins[j] = z * max(0.02 * abs(least[j]), 0.005) }
@@ -169,11 +210,17 @@ extension Findings {
       }
       return
     }
-    for x in clear {
-      let j = found[x]
-      weights[j] = density * places[x].ratio
-      margins[j] = z * max(0.003 * abs(weights[j]), 0.0008)
+    let singles = try Entries(sample, clear.map { found[$0] }).refined(ratios)
+    // What is kept was multiplied with a factor that the tool rounded too.
+    let rounded = RoundedWeights(sample)
+    let estimates = singles.map {
+      let (w, s) = (density * $0.value, density * $0.error)
+      let factor = abs(w) * density * rounded.deviation(1 / density)
+      return Estimate(value: w, error: (s * s + factor * factor).squareRoot())
     }
+    set(
+      clear.map { found[$0] },
+      rounded.intervals(estimates, share: 2 * Platform.normal(z) - 1, modules: sample.modules.count))
   }
 
   /// Shares are written in twentieths; beyond 0.026 from one, the estimate stands.
@@ -185,7 +232,7 @@ extension Findings {
 
   /// Trimmed entries: λ from single survivors, q from where they begin, ratios from pairs.
   mutating func weighTrim(
-    _ found: [Int], _ least: [Double], _ places: [Traces.Multiple], _ traces: Traces, _ z: Double
+    _ found: [Int], _ sample: RowSample, _ least: [Double], _ places: [Traces.Multiple], _ traces: Traces, _ z: Double
   ) throws(UnmergeError) {
     let ratios = places.map(\.ratio)
     let clear = found.indices.filter { places[$0].z > 10 && places[$0].entries > 100 }
@@ -208,11 +255,14 @@ extension Findings {
         weights[j] = pairs?[x] ?? (sum > 0 ? least[j] / sum : 0)
         margins[j] = z * (pairs == nil ? 0.05 : max(0.002, 0.004 * weights[j]))
       }
-    } else {
-      for (x, j) in found.enumerated() {
-        weights[j] = ratios[x]
-        margins[j] = z * max(0.003 * abs(ratios[x]), 0.001)
+      let entries = try Entries(sample, found)
+      if let pairs, let shares = try entries.shares(near: pairs, lambda: lambda, density: density.isNaN ? 0.5 : density) {
+        set(
+          found, RoundedWeights(sample).intervals(shares, share: 2 * Platform.normal(z) - 1, modules: sample.modules.count))
       }
+    } else {
+      let singles = try Entries(sample, found).refined(ratios)
+      set(found, RoundedWeights(sample).intervals(singles, share: 2 * Platform.normal(z) - 1, modules: sample.modules.count))
     }
   }
 }
