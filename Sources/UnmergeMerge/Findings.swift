@@ -144,8 +144,7 @@ struct Findings: Sendable {
       for j in usable {
         guard let spike = spikes[j] else { continue }
         shares[j] = spike.share
-        // Bonferroni, most of it to the spike, which what is merely related does not have.
-        pValues[j] = min(1, min(pValues[j] / 0.2, spike.pValue / 0.8))
+        pValues[j] = joined(pValues[j], spike.pValue)
       }
     }
     qValues = falseDiscoveryRates(pValues, usable)
@@ -199,6 +198,9 @@ struct Findings: Sendable {
       missing = 1 - noise
       return
     }
+    if kind == .sum, sums.residual(try fit.solve(sums.c, found)) < 3 * sums.rounding {
+      try weighRounding(modules, usable, fit, presence.weights)
+    }
     try identify(kind, found, settings)
     judge(kind, found, sums, fit)
   }
@@ -250,18 +252,58 @@ struct Findings: Sendable {
 
   // MARK: multiples of one atom
 
-  /// How far the share of multiples of one atom is above what decoys reach by chance: exponential beyond their largest.
+  /// Šidák's inequality with weights, exact for independent p-values: the chance that the smaller of p/0.2 and p'/0.8 is so
+  /// small. Most goes to the spike, which what is merely related does not have.
+  private func joined(_ presence: Double, _ spike: Double) -> Double {
+    let least = min(presence / 0.2, spike / 0.8)
+    return 1 - (1 - min(1, 0.2 * least)) * (1 - min(1, 0.8 * least))
+  }
+
+  /// The share of multiples of one atom, and how likely that is by chance. Beyond the largest share of a decoy exponential; below
+  /// it normal, with the mean of the decoys' shares and one and a half times their deviation, for fine-tunes that are related to
+  /// what is inside scatter more than rows that are not. What is not beyond all decoys is no reason to name an atom: its p-value
+  /// stays above any level at which one would.
   private func multiplesOfOne(
     _ sample: RowSample, _ usable: [Int]
   ) throws(UnmergeError) -> [Int: (share: Double, pValue: Double)] {
     let votes = try Spikes(sample, atoms: usable, watch).votes
-    let chance = votes.reduce(0.002) { max($0, $1.null.share) }
+    let null = votes.map(\.null.share)
+    let chance = null.reduce(0.002) { max($0, $1) }
+    let count = Double(max(null.count, 1))
+    let mean = null.reduce(0, +) / count
+    let square = null.reduce(0) { $0 + ($1 - mean) * ($1 - mean) }
+    let spread = null.count > 3 ? 1.5 * (square * (1 + 1 / count) / (count - 1)).squareRoot() : 0.0005
+    let least = max(0.05, 0.5 / (count + 1))
     var result: [Int: (share: Double, pValue: Double)] = [:]
     for (x, j) in usable.enumerated() {
       let share = votes[x].atom.share
-      result[j] = (share, share > chance ? Platform.exp(-6 * (share / chance - 1)) : 1)
+      let body = 1 - Platform.normal((share - mean) / max(spread, 1e-9))
+      let tail = share > chance ? Platform.exp(-6 * (share / chance - 1)) : 1
+      result[j] = (share, min(tail, max(least, body)))
     }
     return result
+  }
+
+  /// A sum that leaves nothing but rounding: the chance that rounding gives an atom that is not inside such a weight, by the
+  /// spread over modules. That is no reason to name it: see above.
+  private mutating func weighRounding(
+    _ modules: [RowSpaceSums], _ usable: [Int], _ fit: DictionaryFit, _ least: [Double]
+  ) throws(UnmergeError) {
+    let parts = modules.filter { $0.yy > 0 }
+    guard parts.count > 3 else { return }
+    var squares = Array(repeating: 0.0, count: n)
+    for m in parts {
+      var score = m.c
+      for i in 0..<n { for j in usable { score[i] -= m.gram[i * n + j] * least[j] } }
+      for (j, e) in try fit.solve(score, usable).enumerated() { squares[j] += e * e }
+    }
+    let few = Double(parts.count) / Double(parts.count - 1)
+    for j in usable where !present.contains(j) && squares[j] > 0 {
+      let z = abs(least[j]) / (few * squares[j]).squareRoot()
+      let p = 2 * (1 - Platform.normal(z))
+      if pValues[j] > 0.06 { pValues[j] = max(0.06, p) }
+    }
+    qValues = falseDiscoveryRates(pValues, usable)
   }
 }
 

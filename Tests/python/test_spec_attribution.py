@@ -326,6 +326,19 @@ def test_nobody_is_in_a_merge_of_unknown_things(world: World) -> None:
             assert min(a.q_value for a in r.atoms) > r.options["fdr"]
 
 
+def test_p_values_of_absent_atoms_are_spread_out() -> None:
+    """Entries dropped, something unknown inside or not: no pile at 1, few that are small."""
+    p = []
+    for seed in range(8):
+        world = World(200 + seed, k=10, shapes=SHAPES[:4])
+        for truth in ({8: 0.7, 9: 0.5}, {1: 0.7, 4: 0.5, 8: 0.6}):
+            r = world.attribute(world.dare(truth, 0.5, seed), KNOWN, replay=False)
+            p += [a.p_value for a in r.atoms if int(a.name[1:]) not in truth]
+    assert np.mean(np.array(p) <= 0.05) <= 0.08
+    assert 0.25 <= np.mean(np.array(p) <= 0.5) <= 0.75
+    assert np.mean(np.array(p) > 0.95) <= 0.25
+
+
 def test_a_stranger_in_place_of_an_atom_is_not_named() -> None:
     """In 24 merges of two known and one unknown fine-tune, at most one name is wrong, and none is missed."""
     wrong = right = 0
