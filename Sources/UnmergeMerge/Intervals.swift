@@ -95,7 +95,10 @@ struct Entries: Sendable {
     let cells = try cells(at: start, widened: widened)
     var w = start
     var (g, scores, misfit, outside) = try hinge(w, cells)
-    for _ in 0..<20 where outside > 8 * k {
+    let entries = blocks.reduce(0) { $0 + $1.count }
+    for round in 0..<20 where outside > 8 * k {
+      // Where terms were rounded on their way, narrow cells are out of reach; three steps show it.
+      if !widened, round == 3, outside > entries / 50 { return nil }
       let step = try DictionaryFit(sum(g), atoms: k).solve(sum(scores), Array(0..<k))
       let trial = zip(w, step).map { $0 + $1 }
       let next = try hinge(trial, cells)

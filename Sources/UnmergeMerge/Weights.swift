@@ -16,7 +16,7 @@ extension Findings {
     let exact = try traces.leastSquares()
     let rounding = sample.modules.reduce(0) { $0 + $1.roundingVariance * Double($1.entries) }
     if exact.residual < 3 * rounding || exact.residual < 1e-4 * exact.energy {
-      let cells = try Entries(sample, found).meetingCells(from: exact.weights)
+      let cells = try Entries(sample, found, limit: 1 << 20).meetingCells(from: exact.weights)
       let estimates = cells?.estimates ?? zip(exact.weights, exact.errors).map { Estimate(value: $0, error: $1) }
       // Weights that sum to one are those of a mean, whose tools do not round them.
       let isMean = cells?.exactly == true && abs(estimates.reduce(-1) { $0 + $1.value }) < 1e-3
