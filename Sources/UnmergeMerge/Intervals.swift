@@ -229,8 +229,8 @@ struct Entries: Sendable {
     let mean = parts.reduce(0) { $0 + $1.s } / Double(max(parts.count, 1))
     let squares = parts.reduce(0) { $0 + ($1.s - mean) * ($1.s - mean) }
     let few = Double(blocks.count) / Double(max(blocks.count - 1, 1))
-    // Neighbouring modules share what is there by chance: their spread is about two thirds of the error.
-    return Estimate(value: rho, error: max(1.5 * (few * squares).squareRoot() / g, 5e-6 * abs(rho)))
+    // Neighbouring modules share what is there by chance: their spread is about half of the error (by merges of known truth).
+    return Estimate(value: rho, error: max(2 * (few * squares).squareRoot() / g, 5e-6 * abs(rho)))
   }
 
   /// Shares of the atoms in a sum that is divided by the weights that agree, from pairs of survivors, D/λ = x τ_i + (1 − x) τ_j
@@ -283,7 +283,7 @@ struct Entries: Sendable {
       let column = try fit.solve(gradient, all)
       let variance = zip(gradient, column).reduce(0) { $0 + $1.0 * $1.1 }
       // Pairs that have an atom in common share its entries, which the sum over pairs takes for independent.
-      result.append(Estimate(value: shares[i], error: 1.4 * max(variance, 0).squareRoot()))
+      result.append(Estimate(value: shares[i], error: 1.8 * max(variance, 0).squareRoot()))
     }
     return result
   }
