@@ -797,6 +797,96 @@ unmerge_status unmerge_gram_weighted(const unmerge_gram *gram, const double *wei
  * is taken out of the target: M holds minus its weight. */
 unmerge_status unmerge_gram_shift_target(const unmerge_gram *gram, const unmerge_view *m, unmerge_gram **out,
                                          unmerge_error *error);
+/* ---------------------------------------------------------------- proximal operators and projections
+ *
+ *     z = argmin_z  step f(z) + 1/2 ||z - x||^2
+ *
+ * for a numbered f.  x and z are n x m: functions of a vector act on each column, functions of a matrix on the whole.  Exact
+ * (closed forms, one sort or one pass); where two minimisers tie the one nearer to 0 is taken, among equal entries the lower
+ * index.  z may be x.  p_j = weights_j (n of them; NULL = ones).
+ *
+ *   kind                          f(z)                                                             options
+ *   UNMERGE_PROX_L1               alpha sum p_j |z_j|                                              alpha, weights
+ *   UNMERGE_PROX_NONNEGATIVE_L1   alpha sum p_j z_j, z >= 0                                        alpha, weights
+ *   UNMERGE_PROX_L2_SQUARED       alpha/2 sum p_j z_j^2                                            alpha, weights
+ *   UNMERGE_PROX_ELASTIC_NET      alpha [ l1_ratio sum p_j |z_j| + (1-l1_ratio)/2 sum p_j z_j^2 ]  alpha, l1_ratio, weights
+ *   UNMERGE_PROX_HUBER            alpha sum p_j h(z_j), h = z^2/(2 gamma), |z| - gamma/2 beyond    alpha, gamma (1), weights
+ *   UNMERGE_PROX_L2               alpha ||z||_2                                                    alpha
+ *   UNMERGE_PROX_SPARSE_GROUP     alpha [ l1_ratio sum p_j |z_j| + (1-l1_ratio) ||z||_2 ]          alpha, l1_ratio, weights
+ *   UNMERGE_PROX_LINF             alpha max |z_j|                                                  alpha
+ *   UNMERGE_PROX_SLOPE            alpha sum p_i |z|_(i), p not increasing                          alpha, weights
+ *   UNMERGE_PROX_TOTAL_VARIATION  alpha sum |z_{j+1} - z_j|                                        alpha
+ *   UNMERGE_PROX_FUSED            alpha [ l1_ratio sum |z_j| + (1-l1_ratio) sum |z_{j+1} - z_j| ]  alpha, l1_ratio
+ *   UNMERGE_PROX_NUCLEAR          alpha sum of the singular values of Z (matrix)                   alpha
+ *   not convex:
+ *   UNMERGE_PROX_L0               alpha sum_{z_j != 0} p_j                                         alpha, weights
+ *   UNMERGE_PROX_MCP              sum: l|z| - z^2/(2 gamma) to |z| = gamma l, constant; l = alpha p_j    alpha, gamma (3), weights
+ *   UNMERGE_PROX_SCAD             sum: slope l to l, (gamma l - |z|)/(gamma-1) to gamma l, 0       alpha, gamma (3.7; > 1), weights
+ *   UNMERGE_PROX_LQ               alpha sum p_j |z_j|^q                                            alpha, q, weights
+ *   UNMERGE_PROX_CEL0             sum: l - (gamma^2/2)(|z| - sqrt(2l)/gamma)^2 to sqrt(2l)/gamma, l;   alpha, gamma (1), weights
+ *                                 gamma is the norm of the atoms, l = alpha p_j
+ *   projections (f is 0 in the set, infinite outside; step and alpha play no part):
+ *   UNMERGE_PROX_K_SPARSE         at most k non-zeros                                              k
+ *   UNMERGE_PROX_RANK             rank at most k (matrix)                                          k
+ *   UNMERGE_PROX_L1_BALL          sum |z_j| <= radius                                              radius
+ *   UNMERGE_PROX_L2_BALL          ||z||_2 <= radius                                                radius
+ *   UNMERGE_PROX_SIMPLEX          z >= 0, sum z_j = radius                                         radius
+ *   UNMERGE_PROX_CAPPED_SIMPLEX   0 <= z <= upper, sum z_j = radius <= n upper                     radius, upper
+ *   UNMERGE_PROX_BOX              lower <= z_j <= upper                                            lower, upper
+ *   UNMERGE_PROX_NONNEGATIVE      z >= 0                                                           -
+ *   UNMERGE_PROX_PLANE            sum normal_j z_j = offset                                        normal (NULL: ones), offset
+ *   UNMERGE_PROX_HALFSPACE        sum normal_j z_j <= offset                                       normal, offset
+ *   UNMERGE_PROX_CONE             ||(z_1, ..., z_{n-1})||_2 <= z_0                                 -
+ *   UNMERGE_PROX_MONOTONE         z_0 <= z_1 <= ..., nearest in sum p_j (z_j - x_j)^2              weights
+ */
+#define UNMERGE_PROX_L1 1
+#define UNMERGE_PROX_NONNEGATIVE_L1 2
+#define UNMERGE_PROX_L2_SQUARED 3
+#define UNMERGE_PROX_ELASTIC_NET 4
+#define UNMERGE_PROX_HUBER 5
+#define UNMERGE_PROX_L2 6
+#define UNMERGE_PROX_SPARSE_GROUP 7
+#define UNMERGE_PROX_LINF 8
+#define UNMERGE_PROX_SLOPE 9
+#define UNMERGE_PROX_TOTAL_VARIATION 10
+#define UNMERGE_PROX_FUSED 11
+#define UNMERGE_PROX_NUCLEAR 12
+#define UNMERGE_PROX_L0 13
+#define UNMERGE_PROX_MCP 14
+#define UNMERGE_PROX_SCAD 15
+#define UNMERGE_PROX_LQ 16
+#define UNMERGE_PROX_CEL0 17
+#define UNMERGE_PROX_K_SPARSE 18
+#define UNMERGE_PROX_RANK 19
+#define UNMERGE_PROX_L1_BALL 20
+#define UNMERGE_PROX_L2_BALL 21
+#define UNMERGE_PROX_SIMPLEX 22
+#define UNMERGE_PROX_CAPPED_SIMPLEX 23
+#define UNMERGE_PROX_BOX 24
+#define UNMERGE_PROX_NONNEGATIVE 25
+#define UNMERGE_PROX_PLANE 26
+#define UNMERGE_PROX_HALFSPACE 27
+#define UNMERGE_PROX_CONE 28
+#define UNMERGE_PROX_MONOTONE 29
+typedef struct unmerge_prox_options {
+  size_t struct_size;
+  double step;           /* > 0, finite; default 1 */
+  double alpha;          /* >= 0, finite; default 1 */
+  double l1_ratio;       /* [0, 1]; default 0.5 */
+  double gamma;          /* > 0 (SCAD: > 1), finite; 0 (default): the number in brackets */
+  double q;              /* [0.1, 0.95]; default 0.5 */
+  double radius;         /* >= 0, finite; default 1 */
+  double lower;          /* <= upper, not NaN; default -infinity */
+  double upper;          /* not NaN; default infinity (of the capped simplex: >= 0) */
+  double offset;         /* finite; default 0 */
+  int64_t k;             /* >= 0; default 1 */
+  const double *weights; /* n, >= 0 and finite */
+  const double *normal;  /* n, finite */
+} unmerge_prox_options;
+unmerge_status unmerge_prox_options_init(unmerge_prox_options *options, size_t size);
+/* x: any element type, finite.  z: f64 or f32, of the shape of x; computed in double. */
+unmerge_status unmerge_prox(int32_t kind, const unmerge_prox_options *options, const unmerge_view *x, const unmerge_view *z,
+                            unmerge_error *error);
 
 /* ---------------------------------------------------------------- verify and refine: from the data, not from the Gram
  *

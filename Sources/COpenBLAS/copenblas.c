@@ -25,6 +25,8 @@ void NAME(dtrtri_)(const char *, const char *, const int *, double *, const int 
 void NAME(dsyevr_)(const char *, const char *, const char *, const int *, double *, const int *, const double *,
                    const double *, const int *, const int *, const double *, int *, double *, double *, const int *, int *,
                    double *, const int *, int *, const int *, int *, unsigned long, unsigned long, unsigned long);
+void NAME(dgesdd_)(const char *, const int *, const int *, double *, const int *, double *, double *, const int *, double *,
+                   const int *, double *, const int *, int *, int *, unsigned long);
 int NAME(openblas_get_num_threads)(void);
 void NAME(openblas_set_num_threads)(int);
 char *NAME(openblas_get_config)(void);
@@ -87,6 +89,11 @@ int openblas_dsyevr_upper(int vectors, int n, double *a, int lda, int first, int
   double zero = 0;
   NAME(dsyevr_)(vectors ? "V" : "N", "I", "U", &n, a, &lda, &zero, &zero, &first, &last, &zero, &found, w, z, &ldz, support,
                 work, &lwork, iwork, &liwork, &info, 1, 1, 1);
+  return info;
+}
+int openblas_dgesdd_thin(int m, int n, double *a, double *s, double *u, double *vt, int r, double *work, int lwork, int *iwork) {
+  int info = 0;
+  NAME(dgesdd_)("S", &m, &n, a, &m, s, u, &m, vt, &r, work, &lwork, iwork, &info, 1);
   return info;
 }
 int openblas_threads_get(void) { return NAME(openblas_get_num_threads)(); }

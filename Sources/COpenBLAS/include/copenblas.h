@@ -29,6 +29,9 @@ int openblas_dtrtri_upper(int n, double *a, int lda);
 // vectors in z if wanted; w n, support 2n, work lwork >= 26n, iwork liwork >= 10n.
 int openblas_dsyevr_upper(int vectors, int n, double *a, int lda, int first, int last, double *w, double *z, int ldz,
                           int *support, double *work, int lwork, int *iwork, int liwork);
+// Thin singular value decomposition of a (m x n, destroyed), r = min(m, n): s r, u m x r, vt r x n; iwork 8r; lwork = -1 stores
+// the wanted size of work in work[0].
+int openblas_dgesdd_thin(int m, int n, double *a, double *s, double *u, double *vt, int r, double *work, int lwork, int *iwork);
 
 // OpenBLAS keeps one thread count per process. The library does its own data parallelism, so it asks for one thread while
 // calls are inside and puts the host's number back when the last one leaves.

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import demo, errors, files, plot
+    from . import demo, errors, files, plot, prox
     from ._library import blas_description, version
     from ._run import Progress
     from .attributed import AttributedAtom, Attribution
@@ -113,7 +113,7 @@ _HOME = {
     "verify": "certificate",
     "version": "_library",
 }
-_MODULES = ("demo", "errors", "files", "plot")
+_MODULES = ("demo", "errors", "files", "plot", "prox")
 
 if not TYPE_CHECKING:  # a type checker that saw this would accept any name
 
@@ -196,6 +196,7 @@ __all__ = [
     "nnls",
     "omp",
     "plot",
+    "prox",
     "refine",
     "replay",
     "ridge",

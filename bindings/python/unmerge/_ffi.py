@@ -60,6 +60,35 @@ UNMERGE_SIGMA_GIVEN = 1
 UNMERGE_SIGMA_UNKNOWN = 2
 UNMERGE_COVARIANCE_CLASSICAL = 0
 UNMERGE_COVARIANCE_CLUSTER = 1
+UNMERGE_PROX_L1 = 1
+UNMERGE_PROX_NONNEGATIVE_L1 = 2
+UNMERGE_PROX_L2_SQUARED = 3
+UNMERGE_PROX_ELASTIC_NET = 4
+UNMERGE_PROX_HUBER = 5
+UNMERGE_PROX_L2 = 6
+UNMERGE_PROX_SPARSE_GROUP = 7
+UNMERGE_PROX_LINF = 8
+UNMERGE_PROX_SLOPE = 9
+UNMERGE_PROX_TOTAL_VARIATION = 10
+UNMERGE_PROX_FUSED = 11
+UNMERGE_PROX_NUCLEAR = 12
+UNMERGE_PROX_L0 = 13
+UNMERGE_PROX_MCP = 14
+UNMERGE_PROX_SCAD = 15
+UNMERGE_PROX_LQ = 16
+UNMERGE_PROX_CEL0 = 17
+UNMERGE_PROX_K_SPARSE = 18
+UNMERGE_PROX_RANK = 19
+UNMERGE_PROX_L1_BALL = 20
+UNMERGE_PROX_L2_BALL = 21
+UNMERGE_PROX_SIMPLEX = 22
+UNMERGE_PROX_CAPPED_SIMPLEX = 23
+UNMERGE_PROX_BOX = 24
+UNMERGE_PROX_NONNEGATIVE = 25
+UNMERGE_PROX_PLANE = 26
+UNMERGE_PROX_HALFSPACE = 27
+UNMERGE_PROX_CONE = 28
+UNMERGE_PROX_MONOTONE = 29
 UNMERGE_MERGE_LINEAR = 1
 UNMERGE_MERGE_TASK_ARITHMETIC = 2
 UNMERGE_MERGE_TIES = 3
@@ -720,6 +749,37 @@ class unmerge_identifiability_result(ctypes.Structure):
         ("rank", ctypes.c_int64),
         ("groups", ctypes.c_int64),
         ("condition", ctypes.c_double),
+    ]
+
+
+class unmerge_prox_options(ctypes.Structure):
+    struct_size: int
+    step: float
+    alpha: float
+    l1_ratio: float
+    gamma: float
+    q: float
+    radius: float
+    lower: float
+    upper: float
+    offset: float
+    k: int
+    weights: Any
+    normal: Any
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("step", ctypes.c_double),
+        ("alpha", ctypes.c_double),
+        ("l1_ratio", ctypes.c_double),
+        ("gamma", ctypes.c_double),
+        ("q", ctypes.c_double),
+        ("radius", ctypes.c_double),
+        ("lower", ctypes.c_double),
+        ("upper", ctypes.c_double),
+        ("offset", ctypes.c_double),
+        ("k", ctypes.c_int64),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("normal", ctypes.POINTER(ctypes.c_double)),
     ]
 
 
@@ -1688,6 +1748,23 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_prox_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_prox_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_prox": (
+        ctypes.c_int32,
+        [
+            ctypes.c_int32,
+            ctypes.POINTER(unmerge_prox_options),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_problem_init": (
         ctypes.c_int32,
         [
@@ -2228,6 +2305,24 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "rank": 8,
             "groups": 16,
             "condition": 24,
+        },
+    ),
+    "unmerge_prox_options": (
+        104,
+        {
+            "struct_size": 0,
+            "step": 8,
+            "alpha": 16,
+            "l1_ratio": 24,
+            "gamma": 32,
+            "q": 40,
+            "radius": 48,
+            "lower": 56,
+            "upper": 64,
+            "offset": 72,
+            "k": 80,
+            "weights": 88,
+            "normal": 96,
         },
     ),
     "unmerge_problem": (
