@@ -74,6 +74,8 @@ typedef int32_t unmerge_status;
 #define UNMERGE_FLAG_CLIPPED 4          /* k was larger than the number of usable atoms */
 #define UNMERGE_FLAG_FULLY_EXPLAINED 8  /* the residual is at the rounding floor of the arithmetic */
 #define UNMERGE_FLAG_REDUCED_ACCURACY 16 /* condition too high for the precision of the Gram: refine, or use ridge */
+#define UNMERGE_FLAG_LOCAL_MINIMUM 32   /* not convex: certified to be a strict local minimum */
+#define UNMERGE_FLAG_CONVEX 64          /* not convex as a whole, but on the support it is */
 
 /* ---------------------------------------------------------------- errors, views, the run */
 
@@ -797,6 +799,112 @@ unmerge_status unmerge_gram_weighted(const unmerge_gram *gram, const double *wei
  * is taken out of the target: M holds minus its weight. */
 unmerge_status unmerge_gram_shift_target(const unmerge_gram *gram, const unmerge_view *m, unmerge_gram **out,
                                          unmerge_error *error);
+
+/* ---------------------------------------------------------------- penalties that shrink less, or tie coefficients together
+ *
+ * Non-convex penalties.  d_j = ||a_j||; phi is increasing and concave in |w|, so zeros are exact and large coefficients are
+ * hardly shrunk.  Coordinate descent from three starts (a path of falling alphas, the LASSO, and from beyond alpha back), the
+ * lowest objective, Newton on the smooth pieces.  The certificate is honest about what is known: `violation` is that of the
+ * stationarity conditions; UNMERGE_FLAG_LOCAL_MINIMUM is set where they hold strictly and the Hessian on the support is
+ * positive definite; UNMERGE_FLAG_CONVEX where the smallest eigenvalue of the unit-diagonal Gram of the support exceeds the
+ * concavity of phi, so that no other minimum has this support or a part of it; duality_gap is a bound where that holds for
+ * all atoms (then the answer is the global minimum), else NaN. */
+
+/* MCP: 1/2 ||Aw-y||^2 + sum_j phi_j(w_j),  phi_j(w) = l|w| - d_j^2 w^2 / (2 gamma)  for d_j^2 |w| <= gamma l, then constant;
+ * l = alpha weights_j.  gamma -> infinity is the LASSO with the same alpha; gamma -> 1 is best subset by hard thresholding. */
+typedef struct unmerge_mcp_options {
+  size_t struct_size;
+  double alpha;       /* >= 0, finite; default 1; a fraction of the LASSO's alpha_max when relative = 1 */
+  double gamma;       /* > 1, finite; default 3 */
+  const double *weights;
+  int32_t relative;   /* 0 or 1; default 0 */
+  int32_t warm_start; /* 1: from coef, instead of the path; default 0 */
+} unmerge_mcp_options;
+unmerge_status unmerge_mcp_options_init(unmerge_mcp_options *options, size_t size);
+unmerge_status unmerge_mcp(const unmerge_gram *gram, const unmerge_mcp_options *options, const unmerge_run *run,
+                           const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* SCAD: phi_j'(w) = l for d_j^2 w <= l, (gamma l - d_j^2 w) / (gamma - 1) up to gamma l, then 0, for w > 0;
+ * l = alpha weights_j. */
+typedef struct unmerge_scad_options {
+  size_t struct_size;
+  double alpha;       /* as in MCP */
+  double gamma;       /* > 2, finite; default 3.7 */
+  const double *weights;
+  int32_t relative;   /* 0 or 1; default 0 */
+  int32_t warm_start; /* 0 or 1; default 0 */
+} unmerge_scad_options;
+unmerge_status unmerge_scad_options_init(unmerge_scad_options *options, size_t size);
+unmerge_status unmerge_scad(const unmerge_gram *gram, const unmerge_scad_options *options, const unmerge_run *run,
+                            const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* CEL0: the count of atoms, made continuous: the MCP with l = d_j sqrt(2 alpha weights_j) and gamma = 1.  Its global minimisers
+ * are those of 1/2 ||Aw-y||^2 + alpha sum_{w_j != 0} weights_j, its local minimisers are fewer. */
+typedef struct unmerge_cel0_options {
+  size_t struct_size;
+  double alpha;       /* >= 0, finite; default 1: what an atom has to lower 1/2 ||Aw-y||^2 by; relative = 1: a fraction of
+                         the largest that leaves an atom in, max c_j^2 / (2 d_j^2 weights_j) */
+  const double *weights;
+  int32_t relative;   /* 0 or 1; default 0 */
+  int32_t warm_start; /* 0 or 1; default 0 */
+} unmerge_cel0_options;
+unmerge_status unmerge_cel0_options_init(unmerge_cel0_options *options, size_t size);
+unmerge_status unmerge_cel0(const unmerge_gram *gram, const unmerge_cel0_options *options, const unmerge_run *run,
+                            const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* l_q: 1/2 ||Aw-y||^2 + alpha sum_j weights_j |w_j|^q.  0 is always stationary: the answer is one that no single coefficient
+ * improves. */
+typedef struct unmerge_lq_options {
+  size_t struct_size;
+  double alpha;       /* >= 0, finite; default 1; relative = 1: a fraction of the largest that leaves an atom in */
+  double q;           /* [0.1, 0.95]; default 0.5 */
+  const double *weights;
+  int32_t relative;   /* 0 or 1; default 0 */
+  int32_t warm_start; /* 0 or 1; default 0 */
+} unmerge_lq_options;
+unmerge_status unmerge_lq_options_init(unmerge_lq_options *options, size_t size);
+unmerge_status unmerge_lq(const unmerge_gram *gram, const unmerge_lq_options *options, const unmerge_run *run,
+                          const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* SLOPE (sorted l1): 1/2 ||Aw-y||^2 + alpha sum_i weights_i |w|_(i),  |w|_(1) >= |w|_(2) >= ...  Atoms that explain the same get
+ * coefficients of the same size (OSCAR: weights falling linearly); Benjamini-Hochberg weights control false discoveries on
+ * orthogonal atoms.  Weights belong to ranks, not to atoms; scale the atoms first if their norms differ and should not count.
+ * Reads all columns of the Gram.  violation is max |x - z|, x = w max ||a_j|| / ||y||, z = prox of the penalty at x + its
+ * gradient: 0 exactly at the optimum; the same for the fused LASSO. */
+typedef struct unmerge_slope_options {
+  size_t struct_size;
+  double alpha;       /* >= 0, finite; default 1; a fraction of the smallest alpha that gives 0 when relative = 1 */
+  const double *weights; /* n, >= 0, not increasing, the first > 0; NULL = ones (the LASSO) */
+  int32_t relative;   /* 0 or 1; default 0 */
+  int32_t warm_start; /* 0 or 1; default 0 */
+} unmerge_slope_options;
+unmerge_status unmerge_slope_options_init(unmerge_slope_options *options, size_t size);
+unmerge_status unmerge_slope(const unmerge_gram *gram, const unmerge_slope_options *options, const unmerge_run *run,
+                             const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* Fused LASSO: 1/2 ||Aw-y||^2 + alpha [ l1_ratio sum |w_j| + (1 - l1_ratio) sum |w_{j+1} - w_j| ], along the order of the atoms
+ * (checkpoints of one training run, layers, dates).  An atom that is zero takes the value of its neighbours. */
+typedef struct unmerge_fused_lasso_options {
+  size_t struct_size;
+  double alpha;       /* >= 0, finite; default 1; a fraction of the smallest alpha that gives 0 when relative = 1 */
+  double l1_ratio;    /* [0, 1]; default 0.5; 0 has no smallest alpha that gives 0 */
+  int64_t target;     /* unmerge_fused_lasso_modules: 0 <= target < T; default 0.  unmerge_fused_lasso: must be 0 */
+  int32_t relative;   /* 0 or 1; default 0 */
+  int32_t warm_start; /* 0 or 1; default 0 */
+} unmerge_fused_lasso_options;
+unmerge_status unmerge_fused_lasso_options_init(unmerge_fused_lasso_options *options, size_t size);
+unmerge_status unmerge_fused_lasso(const unmerge_gram *gram, const unmerge_fused_lasso_options *options, const unmerge_run *run,
+                                   const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* The same with a coefficient per atom and module, tied along the order of the modules:
+ *
+ *     1/2 sum_l ||A_l w_l - y_l||^2 + alpha sum_j [ l1_ratio sum_l |w_jl| + (1 - l1_ratio) sum_l |w_j,l+1 - w_jl| ]
+ *
+ * for one target of a Gram with a block per module (folds of a module are added).  coef is n x L, one report. */
+unmerge_status unmerge_fused_lasso_modules(const unmerge_gram *gram, const unmerge_fused_lasso_options *options,
+                                           const unmerge_run *run, const unmerge_view *coef, unmerge_report *report,
+                                           unmerge_error *error);
+
 /* ---------------------------------------------------------------- proximal operators and projections
  *
  *     z = argmin_z  step f(z) + 1/2 ||z - x||^2

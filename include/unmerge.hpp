@@ -178,6 +178,13 @@ using group_options = detail::initialised<unmerge_group_options, unmerge_group_o
 using group_path_options = detail::initialised<unmerge_group_path_options, unmerge_group_path_options_init>;
 using nnls_options = detail::initialised<unmerge_nnls_options, unmerge_nnls_options_init>;
 using omp_options = detail::initialised<unmerge_omp_options, unmerge_omp_options_init>;
+using mcp_options = detail::initialised<unmerge_mcp_options, unmerge_mcp_options_init>;
+using scad_options = detail::initialised<unmerge_scad_options, unmerge_scad_options_init>;
+using cel0_options = detail::initialised<unmerge_cel0_options, unmerge_cel0_options_init>;
+using lq_options = detail::initialised<unmerge_lq_options, unmerge_lq_options_init>;
+using slope_options = detail::initialised<unmerge_slope_options, unmerge_slope_options_init>;
+using fused_lasso_options = detail::initialised<unmerge_fused_lasso_options, unmerge_fused_lasso_options_init>;
+using prox_options = detail::initialised<unmerge_prox_options, unmerge_prox_options_init>;
 using problem = detail::initialised<unmerge_problem, unmerge_problem_init>;
 using report_type = detail::initialised<unmerge_report, unmerge_report_init>;
 using recipe = detail::initialised<unmerge_recipe, unmerge_recipe_init>; // weights and densities are borrowed
@@ -623,6 +630,58 @@ inline path_result group_lasso_path(const Gram &gram, const group_options &optio
     return unmerge_group_lasso_path(gram.get(), &options, &path, c, answer.alphas.data(), &coef, answer.reports.data(), e);
   });
   return answer;
+}
+
+inline result mcp(const Gram &gram, const mcp_options &options = {}, const run &r = {}, span<const double> warm = {}) {
+  result answer = detail::empty_result(gram);
+  detail::solve<unmerge_mcp_options>(unmerge_mcp, answer, gram, detail::start(answer, options, warm), r);
+  return answer;
+}
+
+inline result scad(const Gram &gram, const scad_options &options = {}, const run &r = {}, span<const double> warm = {}) {
+  result answer = detail::empty_result(gram);
+  detail::solve<unmerge_scad_options>(unmerge_scad, answer, gram, detail::start(answer, options, warm), r);
+  return answer;
+}
+
+inline result cel0(const Gram &gram, const cel0_options &options = {}, const run &r = {}, span<const double> warm = {}) {
+  result answer = detail::empty_result(gram);
+  detail::solve<unmerge_cel0_options>(unmerge_cel0, answer, gram, detail::start(answer, options, warm), r);
+  return answer;
+}
+
+inline result lq(const Gram &gram, const lq_options &options = {}, const run &r = {}, span<const double> warm = {}) {
+  result answer = detail::empty_result(gram);
+  detail::solve<unmerge_lq_options>(unmerge_lq, answer, gram, detail::start(answer, options, warm), r);
+  return answer;
+}
+
+inline result slope(const Gram &gram, const slope_options &options = {}, const run &r = {}, span<const double> warm = {}) {
+  result answer = detail::empty_result(gram);
+  detail::solve<unmerge_slope_options>(unmerge_slope, answer, gram, detail::start(answer, options, warm), r);
+  return answer;
+}
+
+inline result fused_lasso(const Gram &gram, const fused_lasso_options &options = {}, const run &r = {},
+                          span<const double> warm = {}) {
+  result answer = detail::empty_result(gram);
+  detail::solve<unmerge_fused_lasso_options>(unmerge_fused_lasso, answer, gram, detail::start(answer, options, warm), r);
+  return answer;
+}
+
+// atoms x modules; `modules` is how many different modules the blocks of the Gram have.
+inline result fused_lasso_modules(const Gram &gram, std::int64_t modules, const fused_lasso_options &options = {}, const run &r = {},
+                                  span<const double> warm = {}) {
+  result answer;
+  detail::shape(answer, gram.atoms(), modules);
+  answer.reports.resize(1);
+  detail::solve<unmerge_fused_lasso_options>(unmerge_fused_lasso_modules, answer, gram, detail::start(answer, options, warm), r);
+  return answer;
+}
+
+// z <- prox of x; z may be x.
+inline void prox(std::int32_t kind, const view_type &x, const view_type &z, const prox_options &options = {}) {
+  detail::call([&](unmerge_error *e) { return unmerge_prox(kind, &options, &x, &z, e); });
 }
 
 inline omp_result omp(const Gram &gram, const omp_options &options = {}, const run &r = {}) {

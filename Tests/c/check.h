@@ -259,6 +259,12 @@ METHOD(ridge)
 METHOD(lasso)
 METHOD(elastic_net)
 METHOD(nnls)
+METHOD(mcp)
+METHOD(scad)
+METHOD(cel0)
+METHOD(lq)
+METHOD(slope)
+METHOD(fused_lasso)
 static inline unmerge_status init_omp(void *o, size_t size) {
   const unmerge_status s = unmerge_omp_options_init(o, size);
   if (s == UNMERGE_OK) ((unmerge_omp_options *)o)->k = OMP_K;
@@ -295,6 +301,12 @@ static const method methods[] = {
     {"lasso", sizeof(unmerge_lasso_options), init_lasso, call_lasso},
     {"elastic_net", sizeof(unmerge_elastic_net_options), init_elastic_net, call_elastic_net},
     {"nnls", sizeof(unmerge_nnls_options), init_nnls, call_nnls},
+    {"mcp", sizeof(unmerge_mcp_options), init_mcp, call_mcp},
+    {"scad", sizeof(unmerge_scad_options), init_scad, call_scad},
+    {"cel0", sizeof(unmerge_cel0_options), init_cel0, call_cel0},
+    {"lq", sizeof(unmerge_lq_options), init_lq, call_lq},
+    {"slope", sizeof(unmerge_slope_options), init_slope, call_slope},
+    {"fused_lasso", sizeof(unmerge_fused_lasso_options), init_fused_lasso, call_fused_lasso},
     {"omp", sizeof(unmerge_omp_options), init_omp, call_omp},
     {"group_lasso", sizeof(unmerge_group_options), init_group, call_group},
     {"lasso_path", sizeof(unmerge_path_options), init_path, call_path},

@@ -24,6 +24,13 @@ BEGINS_WITH_SIZE(unmerge_elastic_net_options);
 BEGINS_WITH_SIZE(unmerge_path_options);
 BEGINS_WITH_SIZE(unmerge_nnls_options);
 BEGINS_WITH_SIZE(unmerge_omp_options);
+BEGINS_WITH_SIZE(unmerge_mcp_options);
+BEGINS_WITH_SIZE(unmerge_scad_options);
+BEGINS_WITH_SIZE(unmerge_cel0_options);
+BEGINS_WITH_SIZE(unmerge_lq_options);
+BEGINS_WITH_SIZE(unmerge_slope_options);
+BEGINS_WITH_SIZE(unmerge_fused_lasso_options);
+BEGINS_WITH_SIZE(unmerge_prox_options);
 BEGINS_WITH_SIZE(unmerge_problem);
 
 /* Layout of version 1.0.0 (64-bit): fields are only ever appended. */

@@ -32,6 +32,8 @@ UNMERGE_FLAG_ZERO_ATOM = 2
 UNMERGE_FLAG_CLIPPED = 4
 UNMERGE_FLAG_FULLY_EXPLAINED = 8
 UNMERGE_FLAG_REDUCED_ACCURACY = 16
+UNMERGE_FLAG_LOCAL_MINIMUM = 32
+UNMERGE_FLAG_CONVEX = 64
 UNMERGE_F64 = 1
 UNMERGE_F32 = 2
 UNMERGE_F16 = 3
@@ -749,6 +751,104 @@ class unmerge_identifiability_result(ctypes.Structure):
         ("rank", ctypes.c_int64),
         ("groups", ctypes.c_int64),
         ("condition", ctypes.c_double),
+    ]
+
+
+class unmerge_mcp_options(ctypes.Structure):
+    struct_size: int
+    alpha: float
+    gamma: float
+    weights: Any
+    relative: int
+    warm_start: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("alpha", ctypes.c_double),
+        ("gamma", ctypes.c_double),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("relative", ctypes.c_int32),
+        ("warm_start", ctypes.c_int32),
+    ]
+
+
+class unmerge_scad_options(ctypes.Structure):
+    struct_size: int
+    alpha: float
+    gamma: float
+    weights: Any
+    relative: int
+    warm_start: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("alpha", ctypes.c_double),
+        ("gamma", ctypes.c_double),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("relative", ctypes.c_int32),
+        ("warm_start", ctypes.c_int32),
+    ]
+
+
+class unmerge_cel0_options(ctypes.Structure):
+    struct_size: int
+    alpha: float
+    weights: Any
+    relative: int
+    warm_start: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("alpha", ctypes.c_double),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("relative", ctypes.c_int32),
+        ("warm_start", ctypes.c_int32),
+    ]
+
+
+class unmerge_lq_options(ctypes.Structure):
+    struct_size: int
+    alpha: float
+    q: float
+    weights: Any
+    relative: int
+    warm_start: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("alpha", ctypes.c_double),
+        ("q", ctypes.c_double),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("relative", ctypes.c_int32),
+        ("warm_start", ctypes.c_int32),
+    ]
+
+
+class unmerge_slope_options(ctypes.Structure):
+    struct_size: int
+    alpha: float
+    weights: Any
+    relative: int
+    warm_start: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("alpha", ctypes.c_double),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("relative", ctypes.c_int32),
+        ("warm_start", ctypes.c_int32),
+    ]
+
+
+class unmerge_fused_lasso_options(ctypes.Structure):
+    struct_size: int
+    alpha: float
+    l1_ratio: float
+    target: int
+    relative: int
+    warm_start: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("alpha", ctypes.c_double),
+        ("l1_ratio", ctypes.c_double),
+        ("target", ctypes.c_int64),
+        ("relative", ctypes.c_int32),
+        ("warm_start", ctypes.c_int32),
     ]
 
 
@@ -1748,6 +1848,125 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_mcp_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_mcp_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_mcp": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_mcp_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_scad_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_scad_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_scad": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_scad_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_cel0_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_cel0_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_cel0": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_cel0_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_lq_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_lq_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_lq": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_lq_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_slope_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_slope_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_slope": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_slope_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_fused_lasso_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_fused_lasso_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_fused_lasso": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_fused_lasso_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_fused_lasso_modules": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_fused_lasso_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_prox_options_init": (
         ctypes.c_int32,
         [
@@ -2305,6 +2524,70 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "rank": 8,
             "groups": 16,
             "condition": 24,
+        },
+    ),
+    "unmerge_mcp_options": (
+        40,
+        {
+            "struct_size": 0,
+            "alpha": 8,
+            "gamma": 16,
+            "weights": 24,
+            "relative": 32,
+            "warm_start": 36,
+        },
+    ),
+    "unmerge_scad_options": (
+        40,
+        {
+            "struct_size": 0,
+            "alpha": 8,
+            "gamma": 16,
+            "weights": 24,
+            "relative": 32,
+            "warm_start": 36,
+        },
+    ),
+    "unmerge_cel0_options": (
+        32,
+        {
+            "struct_size": 0,
+            "alpha": 8,
+            "weights": 16,
+            "relative": 24,
+            "warm_start": 28,
+        },
+    ),
+    "unmerge_lq_options": (
+        40,
+        {
+            "struct_size": 0,
+            "alpha": 8,
+            "q": 16,
+            "weights": 24,
+            "relative": 32,
+            "warm_start": 36,
+        },
+    ),
+    "unmerge_slope_options": (
+        32,
+        {
+            "struct_size": 0,
+            "alpha": 8,
+            "weights": 16,
+            "relative": 24,
+            "warm_start": 28,
+        },
+    ),
+    "unmerge_fused_lasso_options": (
+        40,
+        {
+            "struct_size": 0,
+            "alpha": 8,
+            "l1_ratio": 16,
+            "target": 24,
+            "relative": 32,
+            "warm_start": 36,
         },
     ),
     "unmerge_prox_options": (

@@ -31,7 +31,7 @@ from ._library import call, prepared
 from ._options import INT64, boolean, choice, integer, real
 from ._run import ProgressOption, Run
 from .errors import bad_range, bad_type
-from .gram import Columns, Gram
+from .gram import Blocks, Columns, Gram
 from .operator import Operator
 from .report import Report, from_c, report_array
 
@@ -342,7 +342,7 @@ def _solve(
     return (coef[:, 0], found[0]) if gram._vector else (coef, found)
 
 
-def _gram(data: Any, run: Run, columns: Columns, above: int = ON_DEMAND_ABOVE) -> Gram:
+def _gram(data: Any, run: Run, columns: Columns, above: int = ON_DEMAND_ABOVE, blocks: Blocks = "one") -> Gram:
     """The Gram itself, or one made from a pair; columns on demand only where there are enough atoms for it to pay."""
     if isinstance(data, Gram):
         return data
@@ -355,7 +355,7 @@ def _gram(data: Any, run: Run, columns: Columns, above: int = ON_DEMAND_ABOVE) -
     A, y = data
     atoms = len(A.columns) if isinstance(A, Operator) else A.shape[1] if len(getattr(A, "shape", ())) == 2 else 0
     gram = Gram.__new__(Gram)
-    gram._create(A, y, run, columns=columns if atoms > above else "all", blocks="one")
+    gram._create(A, y, run, columns=columns if atoms > above else "all", blocks=blocks)
     return gram
 
 

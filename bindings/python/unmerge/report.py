@@ -15,6 +15,8 @@ FLAGS = {
     _ffi.UNMERGE_FLAG_CLIPPED: "clipped",
     _ffi.UNMERGE_FLAG_FULLY_EXPLAINED: "fully_explained",
     _ffi.UNMERGE_FLAG_REDUCED_ACCURACY: "reduced_accuracy",
+    _ffi.UNMERGE_FLAG_LOCAL_MINIMUM: "local_minimum",
+    _ffi.UNMERGE_FLAG_CONVEX: "convex",
 }
 
 
@@ -25,7 +27,8 @@ class Report:
     outcome : "converged", "iteration limit", "time limit", "cancelled" or "stalled" (rounding stops progress above tol).
     flags : any of "rank_deficient" (dependent atoms: the fit is unique, the coefficients are not), "zero_atom",
         "clipped" (k was larger than the number of usable atoms), "fully_explained" (the residual is at the rounding
-        floor), "reduced_accuracy" (condition too high for the precision of the Gram: refine, or use ridge).
+        floor), "reduced_accuracy" (condition too high for the precision of the Gram: refine, or use ridge); of methods
+        that are not convex "local_minimum" (certified to be a strict one), "convex" (on the support the problem is).
     iterations : sweeps, pivots or selected atoms.
     passes : over the data, that this answer has needed so far.
     objective : 1/2 ||Aw-y||^2 + penalty, at the returned coefficients.
