@@ -93,10 +93,18 @@ package final class Attribution: Handle, @unchecked Sendable {
     }
     if sums.stored > 0, sums.yy > 0.5 * sums.stored { flags |= UNMERGE_ATTRIBUTION_WRONG_BASE }
 
-    let presence = try Presence(sums, usable, fit, seed: watch.seed, watch)
+    let dense = DensePresence.dense(a, among: usable)
+    var presence = try Presence(sums, usable, dense: dense, fit, seed: watch.seed, watch)
     let sample = try RowSample(a, y, limits: settings.limits, watch)
+    var residual: RowSample?
+    if !dense.isEmpty {
+      let rest = try sample.residual(presence.weights)
+      let own = try DensePresence(residual: rest, start: presence.weights, usable, dense: dense, seed: watch.seed, watch)
+      presence.replace(own, dense)
+      residual = rest
+    }
     analysed = sample.modules.reduce(0) { saturatingSum($0, $1.entries) }
-    let findings = try Findings(a, y, sample, modules, sums, usable, fit, presence, settings, watch)
+    let findings = try Findings(a, y, sample, modules, sums, usable, fit, presence, residual: residual, settings, watch)
 
     for j in 0..<n {
       atoms[j].evidence = presence.evidence[j]

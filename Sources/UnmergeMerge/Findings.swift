@@ -17,17 +17,23 @@ enum MergeKind: Sendable {
   /// The 5 % quantile of what is not zero over its median: 0.25 at most when small entries are among it.
   private static let gap = 0.29
 
-  init(_ sample: RowSample, floors: [Double], _ watch: Watch) throws(UnmergeError) {
+  /// And how many times the rounding the noise is; 0 where the rounding is not known.
+  static func of(
+    _ sample: RowSample, floors: [Double], _ watch: Watch
+  ) throws(UnmergeError) -> (kind: MergeKind, excess: Double) {
     let modules = sample.modules
     let results = Results<Signs>(modules.count, Signs())
     try performPass(tasks: modules.count, slots: max(1, min(watch.threads, modules.count)), watch) {
       (m, _) throws(UnmergeError) in
-      results.set(m, try Self.signs(modules[m], floor: floors[m]))
+      results.set(m, try signs(modules[m], floor: floors[m]))
     } finish: { _, _ in
     }
-    let (factors, shares) = (results.values.compactMap(\.factor), results.values.compactMap(\.share))
-    let isNoisy = factors.isEmpty ? median(shares) > Self.noiseShare : median(factors) > Self.noiseFactor
-    self = !isNoisy ? .sum : median(results.values.compactMap(\.gap)) >= Self.gap ? .trim : .drop
+    // A vector has one direction, which noise and signal share.
+    let hasMatrices = modules.contains { $0.rows > 1 }
+    let all = modules.indices.filter { modules[$0].rows > 1 || !hasMatrices }.map { results.values[$0] }
+    let (factors, shares) = (all.compactMap(\.factor), all.compactMap(\.share))
+    let isNoisy = factors.isEmpty ? median(shares) > noiseShare : median(factors) > noiseFactor
+    return (!isNoisy ? .sum : median(all.compactMap(\.gap)) >= gap ? .trim : .drop, median(factors))
   }
 
   /// Of one module: noise over rounding and over D, and the gap; nil where it does not tell.
@@ -111,6 +117,12 @@ struct Findings: Sendable {
   var equal = 0
   var compared = 0
   var chance = 0.0
+  /// How much more often DELLA keeps the largest entries than those in the middle; 0: every entry as often; nil: not known.
+  var epsilon: Double?
+  /// Some of those found are full fine-tunes.
+  var hasDense = false
+  /// What the recipe predicts above chance on the modules it was chosen on.
+  var score = 0.0
 
   let a: Columns
   let y: Columns
@@ -128,7 +140,7 @@ struct Findings: Sendable {
 
   init(
     _ a: Columns, _ y: Columns, _ sample: RowSample, _ modules: [RowSpaceSums], _ sums: RowSpaceSums, _ usable: [Int],
-    _ fit: DictionaryFit, _ presence: Presence, _ settings: AttributionSettings, _ watch: Watch
+    _ fit: DictionaryFit, _ presence: Presence, residual: RowSample?, _ settings: AttributionSettings, _ watch: Watch
   ) throws(UnmergeError) {
     (self.a, self.y, self.watch) = (a, y, watch)
     n = a.count
@@ -138,13 +150,17 @@ struct Findings: Sendable {
     margins = Array(repeating: 0, count: n)
     qValues = []
 
-    var kind = try MergeKind(sample, floors: try WhitenedFit(sample, atoms: [], watch).floors, watch)
+    // Dense atoms are in all directions themselves: noise is what is there beside them.
+    let (character, excess) = try MergeKind.of(
+      sample, floors: try WhitenedFit(residual ?? sample, atoms: [], watch).floors, watch)
+    var kind = character
     if kind != .sum {
-      let spikes = try multiplesOfOne(sample, usable)
+      let spikes = try multiplesOfOne(sample, usable, presence.dense)
       for j in usable {
         guard let spike = spikes[j] else { continue }
         shares[j] = spike.share
-        pValues[j] = joined(pValues[j], spike.pValue)
+        // A dense atom is small beside a unit nearly everywhere, and has spikes of its own where weights are small.
+        pValues[j] = joined(pValues[j], spike.pValue, share: presence.dense.contains(j) ? 0.8 : 0.2)
       }
     }
     qValues = falseDiscoveryRates(pValues, usable)
@@ -173,6 +189,42 @@ struct Findings: Sendable {
     if kind != .sum, sums.residual(least) < 3 * sums.rounding { kind = .sum }
     var places = kind == .sum ? [] : try Traces(sample, found, watch).multiples()
     if kind == .drop, try isTrimmed(found, places, Traces(sample, found, watch)) { kind = .trim }
+    hasDense = found.contains { presence.dense.contains($0) }
+    // Two-sided trims leave less noise than other drops do.
+    if hasDense || kind == .sum, excess > 1.6, sums.residual(least) >= 3 * sums.rounding {
+      if places.isEmpty { places = try Traces(sample, found, watch).multiples() }
+      // So are dense atoms that are missing: each kind is tried, and what predicts most stands.
+      var quick = settings
+      quick.replays = false
+      var best = -Double.infinity
+      for trial in [MergeKind.sum, .drop, .trim] {
+        var other = self
+        var (own, ownPlaces) = (found, places)
+        try other.weigh(trial, &own, &ownPlaces, sample, modules, sums, usable, fit, presence, z)
+        guard !own.isEmpty else { continue }
+        try other.identify(trial, own, quick)
+        if other.score > best { (best, kind) = (other.score, trial) }
+      }
+    }
+    try weigh(kind, &found, &places, sample, modules, sums, usable, fit, presence, z)
+    guard !found.isEmpty else {
+      noise = min(storedShare, 1)
+      missing = 1 - noise
+      return
+    }
+    if kind == .sum, sums.residual(try fit.solve(sums.c, found)) < 3 * sums.rounding {
+      try weighRounding(modules, usable, fit, presence.weights)
+    }
+    try identify(kind, found, settings)
+    judge(kind, found, sums, fit)
+  }
+
+  /// Weights and margins of the atoms found.
+  private mutating func weigh(
+    _ kind: MergeKind, _ found: inout [Int], _ places: inout [Traces.Multiple], _ sample: RowSample,
+    _ modules: [RowSpaceSums],
+    _ sums: RowSpaceSums, _ usable: [Int], _ fit: DictionaryFit, _ presence: Presence, _ z: Double
+  ) throws(UnmergeError) {
     // An atom whose interval holds 0 is not said to be inside; without it the others are weighed again.
     for _ in 0..<2 {
       let traces = Traces(sample, found, watch)
@@ -188,21 +240,11 @@ struct Findings: Sendable {
         margins[j] = 0
       }
       qValues = falseDiscoveryRates(pValues, usable)
-      if kind != .sum { places = zip(found, places).filter { kept.contains($0.0) }.map(\.1) }
+      if !places.isEmpty { places = zip(found, places).filter { kept.contains($0.0) }.map(\.1) }
       found = kept
       present = Set(kept)
       if kept.isEmpty { break }
     }
-    guard !found.isEmpty else {
-      noise = min(storedShare, 1)
-      missing = 1 - noise
-      return
-    }
-    if kind == .sum, sums.residual(try fit.solve(sums.c, found)) < 3 * sums.rounding {
-      try weighRounding(modules, usable, fit, presence.weights)
-    }
-    try identify(kind, found, settings)
-    judge(kind, found, sums, fit)
   }
 
   /// Least squares gives an innocent atom what the unknown shares with it; a fit that can see the unknown as one thing of low
@@ -216,7 +258,8 @@ struct Findings: Sendable {
     let relatives = usable.filter { j in !found.contains(j) && found.contains { abs(fit.cosine($0, j)) > 0.2 } }
     let chosen = found + relatives
     let solution = try WhitenedFit(sample, atoms: chosen, watch).minimise(from: chosen.map { presence.weights[$0] })
-    for (x, j) in found.enumerated() where presence.weights[j] != 0 {
+    // Evidence for dense atoms is that of a whitened fit already.
+    for (x, j) in found.enumerated() where presence.weights[j] != 0 && !presence.dense.contains(j) {
       let kept = min(1, abs(solution.weights[x] / presence.weights[j]))
       pValues[j] = max(pValues[j], presence.tail.pValue(presence.evidence[j] * kept))
     }
@@ -252,11 +295,11 @@ struct Findings: Sendable {
 
   // MARK: multiples of one atom
 
-  /// Šidák's inequality with weights, exact for independent p-values: the chance that the smaller of p/0.2 and p'/0.8 is so
+  /// Šidák's inequality with weights, exact for independent p-values: the chance that the smaller of p/s and p'/(1 − s) is so
   /// small. Most goes to the spike, which what is merely related does not have.
-  private func joined(_ presence: Double, _ spike: Double) -> Double {
-    let least = min(presence / 0.2, spike / 0.8)
-    return 1 - (1 - min(1, 0.2 * least)) * (1 - min(1, 0.8 * least))
+  private func joined(_ presence: Double, _ spike: Double, share: Double) -> Double {
+    let least = min(presence / share, spike / (1 - share))
+    return 1 - (1 - min(1, share * least)) * (1 - min(1, (1 - share) * least))
   }
 
   /// The share of multiples of one atom, and how likely that is by chance. Beyond the largest share of a decoy exponential; below
@@ -264,11 +307,11 @@ struct Findings: Sendable {
   /// what is inside scatter more than rows that are not. What is not beyond all decoys is no reason to name an atom: its p-value
   /// stays above any level at which one would.
   private func multiplesOfOne(
-    _ sample: RowSample, _ usable: [Int]
+    _ sample: RowSample, _ usable: [Int], _ dense: Set<Int>
   ) throws(UnmergeError) -> [Int: (share: Double, pValue: Double)] {
     let votes = try Spikes(sample, atoms: usable, watch).votes
     let null = votes.map(\.null.share)
-    let chance = null.reduce(0.002) { max($0, $1) }
+    let largest = null.reduce(0.002) { max($0, $1) }
     let count = Double(max(null.count, 1))
     let mean = null.reduce(0, +) / count
     let square = null.reduce(0) { $0 + ($1 - mean) * ($1 - mean) }
@@ -277,6 +320,7 @@ struct Findings: Sendable {
     var result: [Int: (share: Double, pValue: Double)] = [:]
     for (x, j) in usable.enumerated() {
       let share = votes[x].atom.share
+      let chance = dense.contains(j) ? max(largest, 0.02) : largest
       let body = 1 - Platform.normal((share - mean) / max(spread, 1e-9))
       let tail = share > chance ? Platform.exp(-6 * (share / chance - 1)) : 1
       result[j] = (share, min(tail, max(least, body)))

@@ -58,12 +58,13 @@ extension Findings {
           list.append((r, w))
         }
       case .drop:
-        let methods: [MergeMethod] =
-          scale == .ratio
-          ? [.della, .dareTies] : [.dareLinear, .dareTies, .dellaLinear, .della, .breadcrumbs, .breadcrumbsTies]
+        var methods: [MergeMethod] = []
+        if (epsilon ?? 0) == 0 { methods += scale == .ratio ? [.dareTies] : [.dareLinear, .dareTies] }
+        if (epsilon ?? 1) > 0 { methods += scale == .ratio ? [.della] : [.dellaLinear, .della] }
+        if scale != .ratio { methods += [.breadcrumbs, .breadcrumbsTies] }
         for method in methods {
           var r = try recipe(method, w, density: q)
-          r.epsilon = min(0.1, 0.9 * q, 0.9 * (1 - q))
+          r.epsilon = min(epsilon ?? 0.1, 0.9 * q, 0.9 * (1 - q))
           r.normalize = scale == .ratio
           list.append((r, w))
         }
@@ -94,10 +95,13 @@ extension Findings {
       if let first = list.first(where: { $0.recipe.method != .linear }) ?? list.first { settle(first, kind, found) }
       return
     }
-    // The smallest modules that somebody is in.
+    // The smallest modules that somebody is in, and that are no vectors.
     let order = a.modules.indices.filter { m in
       y.modules[m].piece(0) != nil && a.modules[m].entries > 0 && found.contains { a.modules[m].piece($0) != nil }
-    }.sorted { (a.modules[$0].entries, $0) < (a.modules[$1].entries, $1) }
+    }.sorted {
+      let (x, y) = (a.modules[$0], a.modules[$1])
+      return (x.entries < 4096 ? 1 : 0, x.entries, $0) < (y.entries < 4096 ? 1 : 0, y.entries, $1)
+    }
     let tried = Array(order.prefix(2))
     let choices = storageChoices()
     let meter = PassMeter(
@@ -117,7 +121,21 @@ extension Findings {
         }
       }
     }
+    if kind == .trim, hasDense, let chosen = best, chosen.score < 0.9, !density.isNaN {
+      // Where updates are a few units large, ranks are blurred; what is predicted is not.
+      for step in 1...19 where abs(Double(step) / 20 - density) > 0.01 {
+        var r = chosen.recipe
+        r.densities = PerAtom(constant: Double(step) / 20)
+        guard let sum = try replay(r, tried, meter), sum.entries > 0 else { continue }
+        let value = Double((sum.consistent ?? sum.equal) - (sum.chance ?? 0)) / Double(sum.entries)
+        if value > best!.score + 0.005 {
+          best = (value, chosen.index, r)
+          density = Double(step) / 20
+        }
+      }
+    }
     guard let best else { return }
+    score = best.score
     settle((best.recipe, list[best.index].weights), kind, found)
     guard settings.replays, let recipe else { return }
     let all = try Replay(a, y, recipe, watch).compareAll()

@@ -62,14 +62,19 @@ struct DictionaryFit: @unchecked Sendable {
 /// T of every atom, and the T of atoms known to be absent.
 struct Presence: Sendable {
   let weights: [Double]
-  let evidence: [Double]
-  let pValues: [Double]
+  private(set) var evidence: [Double]
+  private(set) var pValues: [Double]
+  /// Atoms whose evidence is that of DensePresence.
+  private(set) var dense: Set<Int> = []
   /// The null distribution is that of this dictionary, not a default.
   let isCalibrated: Bool
   let tail: NullTail
 
   /// `usable`: the atoms that can answer (not zero, not a multiple of another).
-  init(_ sums: RowSpaceSums, _ usable: [Int], _ fit: DictionaryFit, seed: UInt64, _ watch: Watch) throws(UnmergeError) {
+  /// `dense`: those that answer by DensePresence, and whose T says nothing about that of an adapter.
+  init(
+    _ sums: RowSpaceSums, _ usable: [Int], dense: [Int], _ fit: DictionaryFit, seed: UInt64, _ watch: Watch
+  ) throws(UnmergeError) {
     let n = sums.n
     let weights = try fit.solve(sums.c, usable)
     // Rounding alone is no residual: what is stored cannot be closer.
@@ -102,7 +107,7 @@ struct Presence: Sendable {
         // R = Σ left Δ − Σ b Δ: a combination of the atoms, whose residual is a quadratic form.
         var r = left
         for j in rest { r[j] -= b[j] }
-        for j in rest {
+        for j in rest where !dense.contains(j) {
           var energy = 0.0
           for i in 0..<n where r[i] != 0 {
             for k in 0..<n where r[k] != 0 {
@@ -122,6 +127,11 @@ struct Presence: Sendable {
     isCalibrated = tail.isEmpirical
     pValues = (0..<n).map { usable.contains($0) ? tail.pValue(evidence[$0]) : 1 }
   }
+
+  mutating func replace(_ other: DensePresence, _ atoms: [Int]) {
+    dense = Set(atoms)
+    for j in atoms { (evidence[j], pValues[j]) = (other.evidence[j], other.pValues[j]) }
+  }
 }
 
 /// A sample of a statistic under the null, continued beyond its upper twentieth by a Pareto tail.
@@ -132,22 +142,31 @@ struct NullTail: Sendable {
   private let mass: Double
   let isEmpirical: Bool
 
+  /// No sample: the upper twentieth begins there.
+  init(start: Double) {
+    self.init([], start, index: 4, mass: 0.05, false)
+  }
+
   /// `sorted` ascending. Fewer than 40 say too little: then related fine-tunes are assumed, with the upper twentieth at 0.8.
   init(_ sorted: [Double]) {
     guard sorted.count >= 40 else {
-      self.sorted = []
-      (start, index, mass, isEmpirical) = (0.8, 4, 0.05, false)
+      self.init(start: 0.8)
       return
     }
-    self.sorted = sorted
     let count = sorted.count
     let first = Int(0.95 * Double(count))
-    start = max(sorted[first], 1e-12)
+    let start = max(sorted[first], 1e-12)
     let logs = sorted[first...].reduce(0) { $0 + Platform.log(max($1, 1e-12) / max(sorted[first], 1e-12)) }
     let hill = Double(count - first) / max(logs, 1e-9)
-    index = min(max(hill, 2), 4)
-    mass = Double(count - first + 1) / Double(count + 1)
-    isEmpirical = true
+    self.init(sorted, start, index: min(max(hill, 2), 4), mass: Double(count - first + 1) / Double(count + 1), true)
+  }
+
+  private init(_ sorted: [Double], _ start: Double, index: Double, mass: Double, _ isEmpirical: Bool) {
+    self.sorted = sorted
+    self.start = start
+    self.index = index
+    self.mass = mass
+    self.isEmpirical = isEmpirical
   }
 
   func pValue(_ t: Double) -> Double {

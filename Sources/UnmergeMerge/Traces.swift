@@ -104,32 +104,6 @@ struct Traces: Sendable {
     }
   }
 
-  /// The share of entries a random mask keeps: those that only one present atom has left against those nothing is left of.
-  func keptShare(_ ratios: [Double]) throws(UnmergeError) -> Double? {
-    // What the others left is the same in both, so its density around either place cancels in the ratio.
-    let k = present.count
-    let counts = try each((alone: 0, none: 0, around: 0)) { (_, m, taus, part) in
-      let target = m.target.pointer
-      for x in 0..<k {
-        for i in 0..<m.entries {
-          let (d, u, t) = (target[i], Self.unit(m, i), taus[x][i])
-          let expected = Float(ratios[x]) * t
-          guard abs(expected) > 16 * u else { continue }
-          // As wide as the tool's own roundings and factors per matrix may move it.
-          let width = u + 0.012 * abs(expected)
-          let left = abs(d)
-          if abs(d - expected) <= width { part.alone += 1 }
-          if left <= width { part.none += 1 } else if left <= 2 * width { part.around += 1 }
-        }
-      }
-    }
-    let alone = Double(counts.reduce(0) { $0 + $1.alone })
-    let none = Double(counts.reduce(0) { $0 + $1.none })
-    let around = Double(counts.reduce(0) { $0 + $1.around })
-    // Nothing left must be a spike of its own.
-    return alone + none > 200 && none > 1.15 * around ? alone / (alone + none) : nil
-  }
-
   /// The share of the largest entries of a task vector that were kept: where, along the order of |τ|, multiples begin; and how
   /// much rarer they are before, as a share.
   func trimmedShare(_ ratios: [Double]) throws(UnmergeError) -> (share: Double, before: Double)? {
@@ -187,8 +161,9 @@ struct Traces: Sendable {
     return at
   }
 
-  /// Weights up to a common factor from pairs of survivors, summing to 1.
-  func ratios(lambda: Double, density: Double) throws(UnmergeError) -> [Double]? {
+  /// Weights up to a common factor from pairs of survivors, summing to 1. `slack`: how far a tool's factors per matrix move D, as
+  /// a share.
+  func ratios(lambda: Double, density: Double, slack: Float = 0) throws(UnmergeError) -> [Double]? {
     let k = present.count
     guard k > 1 else { return [1] }
     let empty = Array(repeating: RatioVotes(from: 0.005, to: 0.995, bins: 2000, logarithmic: false), count: k * k)
@@ -207,7 +182,10 @@ struct Traces: Sendable {
           for y in 0..<x where abs(taus[y][i]) >= least[y] {
             let (p, q) = (taus[x][i], taus[y][i])
             guard (p < 0) == (q < 0), abs(p - q) > 4 * u else { continue }
-            votes[x * k + y].add(target[i] / Float(lambda) - q, p - q, unit: u)
+            let d = target[i] / Float(lambda)
+            // One of the two may have been dropped.
+            if slack > 0, abs(d - p) <= 2 * (u + slack * abs(p)) || abs(d - q) <= 2 * (u + slack * abs(q)) { continue }
+            votes[x * k + y].add(d - q, p - q, unit: u + slack * abs(d))
           }
         }
       }

@@ -24,6 +24,7 @@ extension Findings {
         found,
         RoundedWeights(sample).intervals(
           estimates, share: 2 * Platform.normal(z) - 1, modules: sample.modules.count, exactly: isMean))
+      if cells?.exactly != true { try readDense(found, found, sample, z) }
       return
     }
     if try weighCrossed(found, sample, sums, z) { return }
@@ -57,11 +58,25 @@ extension Findings {
     }
     set(
       found, RoundedWeights(sample).intervals(estimates, share: 2 * Platform.normal(z) - 1, modules: sample.modules.count))
+    try readDense(found, found.filter { presence.dense.contains($0) }, sample, z)
   }
 
   /// Weights and half widths of atoms that were found.
   mutating func set(_ found: [Int], _ intervals: [(value: Double, margin: Double)]) {
     for (j, i) in zip(found, intervals) { (weights[j], margins[j]) = (i.value, i.margin) }
+  }
+
+  /// With dense atoms among those found, the weights of some of them from the entries that rounding leaves readable.
+  private mutating func readDense(
+    _ found: [Int], _ some: [Int], _ sample: RowSample, _ z: Double
+  ) throws(UnmergeError) {
+    guard hasDense,
+      let entries = try ReadableEntries(sample, found, from: found.map { weights[$0] }, watch)
+    else { return }
+    for (x, j) in found.enumerated() where some.contains(j) {
+      weights[j] = entries.weights[x]
+      margins[j] = z * max(2 * entries.errors[x], 0x1p-9 * abs(entries.weights[x]))
+    }
   }
 
   /// A weight of its own in every module, where that explains what one weight does not.
@@ -188,21 +203,24 @@ extension Findings {
     let clear = found.indices.filter { places[$0].z > 10 && places[$0].entries > 100 }
     for j in found { margins[j] = z * max(0.02 * abs(least[j]), 0.005) }
     guard !clear.isEmpty else { return }
-    let direct = try Traces(traces, clear).keptShare(clear.map { places[$0].ratio })
+    let direct = try KeptShare(sample, clear.map { found[$0] }, ratios: clear.map { places[$0].ratio }, watch)
     // Least squares is right on average: w / ρ is the share kept, but for what related fine-tunes add.
     let slopes = clear.map { least[found[$0]] / places[$0].ratio }.filter { $0 > 0 && $0 <= 1.2 }
-    let kept = direct ?? slopes.min() ?? .nan
+    let kept = direct?.share ?? slopes.min() ?? .nan
     guard kept > 0.01, kept <= 1.05 else { return }
     density = min(1, tidyDensity(kept))
+    epsilon = direct.map { $0.slope > 0 ? tidy($0.slope, within: 0.026) : 0 }
     let ratios = clear.map { places[$0].ratio }
+    // Of an entry's magnitude, what the mask keeps on average.
+    let mean = clear.indices.map { x in direct.map { $0.kept[x] - $0.share + density } ?? density }
     let middle = median(ratios)
     // Divided by the sum of the weights that agree, every component alone stands at λ/q, whatever its weight.
     let isNormalised =
       clear.count == found.count && found.count > 1 && middle > 0 && ratios.allSatisfy { abs($0 - middle) < 0.05 * middle }
-      && middle * kept > 0.7
+      && middle * median(mean) > 0.7
     if isNormalised {
       scale = .ratio
-      let pairs = try traces.ratios(lambda: middle, density: 1)
+      let pairs = try traces.ratios(lambda: middle, density: 1, slack: 0.008)
       let sum = found.reduce(0) { $0 + abs(least[$1]) }
       for (x, j) in found.enumerated() {
         weights[j] = pairs?[x] ?? least[j] / sum
@@ -213,8 +231,8 @@ extension Findings {
     let singles = try Entries(sample, clear.map { found[$0] }).refined(ratios)
     // What is kept was multiplied with a factor that the tool rounded too.
     let rounded = RoundedWeights(sample)
-    let estimates = singles.map {
-      let (w, s) = (density * $0.value, density * $0.error)
+    let estimates = zip(singles, mean).map { single, kept in
+      let (w, s) = (kept * single.value, kept * single.error)
       let factor = abs(w) * density * rounded.deviation(1 / density)
       return Estimate(value: w, error: (s * s + factor * factor).squareRoot())
     }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import unmerge
-from test_spec_replay import BF16, F16, F32, Arithmetic, lanes, largest
+from test_spec_replay import BF16, F16, F32, Arithmetic, lanes, largest, middle
 
 SHAPES = ((96, 128), (128, 128), (128, 96), (128, 112), (112, 128), (96, 112))
 STEP = 7e-4
@@ -116,6 +116,28 @@ class World:
             return a.combine(kept, list(w.values()), None, False)
 
         return self._merged(w, dropped)
+
+    def della(
+        self, w: Weights, density: float, epsilon: float = 0, elected: str | None = None, normalize: bool = False, seed: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Kept with density + epsilon (2 r - 1), r in [0, 1] the rank of the size in its row; scaled as `dare`; with `elected`
+        only what has the sign of the sum counts."""
+        rng = np.random.default_rng(seed)
+
+        def dropped(a: Arithmetic) -> np.ndarray:
+            kept = []
+            for v in a.vectors:
+                rank = np.argsort(np.argsort(np.abs(v), axis=1), axis=1) / (v.shape[1] - 1)
+                x = v * (rng.random(v.shape) < density + epsilon * (2 * rank - 1))
+                kept.append(a.R(x * a.R(np.float32(np.abs(v).sum() / np.abs(x).sum()))))
+            return a.combine(kept, list(w.values()), elected, normalize)
+
+        return self._merged(w, dropped)
+
+    def breadcrumbs(self, w: Weights, density: float, gamma: float = 0.01) -> dict[str, np.ndarray]:
+        return self._merged(
+            w, lambda a: a.combine([middle(v, density, gamma) for v in a.vectors], list(w.values()), None, False)
+        )
 
     def _merged(self, w: Weights, rule: Any) -> dict[str, np.ndarray]:
         found = {}
@@ -261,6 +283,47 @@ def test_dare(density: float) -> None:
     assert all(a.share > 0.05 for a in r.present)
 
 
+LARGE = {"shapes": ((256, 256),) * 4, "step": 2e-3}
+
+
+@pytest.mark.parametrize("density", [0.4, 0.6])
+@pytest.mark.parametrize("elected", [None, "sum"], ids=["linear", "ties"])
+@pytest.mark.parametrize("epsilon", [0, 0.15], ids=["dare", "della"])
+def test_masks_by_election_and_by_rank(epsilon: float, elected: str | None, density: float) -> None:
+    """An elected sign drops entries that the mask has kept, and DELLA keeps large ones: neither is the density."""
+    world, truth = World(1, k=10, **LARGE), {1: 0.7, 4: 0.5, 6: 0.4}
+    r = world.attribute(world.della(truth, density, epsilon, elected), KNOWN)
+    well_formed(r)
+    close(r, truth, 0.005)
+    name = {(False, False): "dare_linear", (False, True): "dare_ties", (True, False): "della_linear", (True, True): "della"}
+    assert r.method.name == name[bool(epsilon), bool(elected)]
+    assert r.method.parameters["density"] == pytest.approx(density, abs=0.02)
+    if epsilon:
+        assert r.method.parameters["epsilon"] == pytest.approx(epsilon, abs=0.05)
+    assert r.complete
+
+
+def test_masks_and_a_divisor() -> None:
+    world, truth = World(1, k=10, **LARGE), {1: 0.5, 4: 0.3, 6: 0.2}
+    r = world.attribute(world.della(truth, 0.5, 0.15, "sum", True), KNOWN)
+    well_formed(r)
+    close(r, truth, 0.02)
+    assert r.method.name == "della"
+    assert r.weights_scale == "ratio"
+    assert r.complete
+
+
+def test_a_trim_from_both_sides() -> None:
+    """It leaves little more than rounding, all the same it is no sum."""
+    world, truth = World(1, k=10, **LARGE), {1: 0.6, 4: 0.4, 6: 0.3}
+    r = world.attribute(world.breadcrumbs(truth, 0.7), KNOWN)
+    well_formed(r)
+    close(r, truth, 0.005)
+    assert r.method.name == "breadcrumbs"
+    assert r.method.parameters["density"] == pytest.approx(0.7, abs=0.02)
+    assert r.complete
+
+
 @pytest.mark.parametrize(
     "weights",
     [(0.5, 0.75, -0.34375), (0.53, 0.8, -0.35)],
@@ -387,10 +450,29 @@ def rounding_energy(stored: np.ndarray) -> float:
     return float(np.sum(np.where(x == 0, 2.0**-133, 2.0 ** (exponent - 7)) ** 2) / 12)
 
 
+def whitened(remains: Mapping[str, np.ndarray], atoms: Mapping[str, Any], rounding: Mapping[str, float]) -> Any:
+    """The minimum of sum_m k_m log det(R_m R_m' / k_m + s_m I) by generalised least squares again and again, and its G."""
+    n = len(next(iter(atoms.values())))
+    v = np.zeros(n)
+    for _ in range(200):
+        g, c = np.zeros((n, n)), np.zeros(n)
+        for m, target in remains.items():
+            k = target.shape[1]
+            s = max(rounding[m], np.median(np.linalg.eigvalsh(target @ target.T)) / k, 1e-6 * np.mean(target**2))
+            x = target - sum(a * b.astype(float) for a, b in zip(v, atoms[m]))
+            w = np.linalg.inv(x @ x.T / k + s * np.eye(len(x)))
+            rows = np.array([(w @ a.astype(float)).ravel() for a in atoms[m]])
+            g += rows @ np.array([a.astype(float).ravel() for a in atoms[m]]).T
+            c += rows @ target.ravel()
+        v = np.linalg.solve(g, c)
+    return v, g
+
+
 @pytest.mark.parametrize("dense", [(), (1, 3), tuple(range(6))], ids=["lora", "mixed", "dense"])
 @pytest.mark.parametrize("truth", [{1: 0.7, 4: 0.5}, {1: 0.7, 6: 0.5}, {6: 1.0}], ids=["known", "mixed", "unknown"])
 def test_evidence_by_definition(truth: Weights, dense: Sequence[int]) -> None:
-    """T_j = |w_j| ||d_j|| / ||R P_j||, w of least squares over the dictionary, P_j on the row space of atom j."""
+    """T_j = |w_j| ||d_j|| / ||R P_j||, w of least squares over the dictionary, P_j on the row space of atom j; of dense atoms
+    |w_j| sqrt(G_jj / N), w and G of the whitened fit to R."""
     world, which = World(3, k=7, shapes=SHAPES[:4]), range(6)
     merged = world.task_arithmetic(truth)
     r = world.attribute(merged, which, dense, replay=False)
@@ -400,17 +482,20 @@ def test_evidence_by_definition(truth: Weights, dense: Sequence[int]) -> None:
     columns = [np.concatenate([atoms[m][i].ravel() for m in atoms]) for i in range(6)]
     w = least_squares(columns, np.concatenate([x.ravel() for x in left.values()]))
     norms = [np.sqrt(sum(np.sum(atoms[m][i] ** 2) for m in atoms)) for i in range(6)]
+    remains = {m: (left[m] - sum(x * a for x, a in zip(w, atoms[m]))).astype(float) for m in atoms}
+    more, g = whitened(remains, atoms, {m: rounding_energy(merged[m]) / merged[m].size for m in atoms})
+    entries = sum(x.size for x in merged.values())
     for i, atom in enumerate(r.atoms):
-        energy = 0.0
-        for m in atoms:
-            residual = (left[m] - sum(x * a for x, a in zip(w, atoms[m]))).astype(float)
-            if i not in dense:
-                q, _ = np.linalg.qr(world.factors[i][m][1].astype(float).T)
-                residual = residual @ q
-            energy += np.sum(residual**2)
-        assert atom.evidence == pytest.approx(float(abs(w[i]) * norms[i]) / np.sqrt(energy), rel=1e-4, abs=1e-5)
         if not atom.present:
             assert atom.weight == pytest.approx(float(w[i]), abs=1e-5)
+        if i in dense:
+            assert atom.evidence == pytest.approx(abs(float(w[i]) + more[i]) * np.sqrt(g[i, i] / entries), rel=0.03, abs=3e-3)
+            continue
+        energy = 0.0
+        for m in atoms:
+            q, _ = np.linalg.qr(world.factors[i][m][1].astype(float).T)
+            energy += np.sum((remains[m] @ q) ** 2)
+        assert atom.evidence == pytest.approx(float(abs(w[i]) * norms[i]) / np.sqrt(energy), rel=1e-4, abs=1e-5)
     gram = np.array([[sum(np.sum(atoms[m][i] * atoms[m][k]) for m in atoms) for k in range(6)] for i in range(6)])
     cosines = (gram / np.outer(norms, norms)).astype(float)
     condition = np.linalg.cond(cosines)
@@ -737,6 +822,46 @@ def test_full_fine_tunes_and_a_stranger() -> None:
     well_formed(r)
     assert named(r) == set()
     assert not r.complete
+
+
+class Small(World):
+    """a0 to a4 move every weight by about a unit in its last place, all others are adapters and many times larger."""
+
+    def delta(self, j: int, m: str) -> np.ndarray:
+        if j > 4:
+            return super().delta(j, m)
+        rng = np.random.default_rng([j, int(m[1:])])
+        return (2e-4 * rng.standard_normal(self.shapes[m])).astype(F32)
+
+
+def test_small_full_fine_tunes_beside_large_strangers() -> None:
+    world, dense = Small(4, k=10, shapes=((256, 256),) * 4, step=2e-3), range(5)
+    r = world.attribute(world.task_arithmetic({1: 0.4, 8: 0.6, 9: 0.6}), KNOWN, dense, replay=False)
+    well_formed(r)
+    close(r, {1: 0.4}, 0.02)
+    assert not r.complete
+    r = world.attribute(world.task_arithmetic({8: 0.6, 9: 0.6}), KNOWN, dense, replay=False)
+    assert named(r) == set()
+
+
+def test_updates_as_small_as_their_rounding() -> None:
+    """With w = 0.4 a unit is rounded to nothing, with w = 0.7 to a unit; least squares is off by more than 0.05."""
+    world, truth = Small(4, k=10, shapes=((256, 256),) * 4), {1: 0.4, 3: 0.7}
+    r = world.attribute(world.task_arithmetic(truth), KNOWN, range(5))
+    well_formed(r)
+    close(r, truth, 0.005)
+    assert r.method.name == "task_arithmetic"
+    assert r.complete
+    assert r.proof.proved
+
+
+def test_dropped_entries_of_full_fine_tunes() -> None:
+    world, truth = Small(4, k=10, shapes=((256, 256),) * 4), {1: 0.6, 3: 0.5}
+    r = world.attribute(world.dare(truth, 0.5), KNOWN, range(5))
+    well_formed(r)
+    assert named(r) == {"a1", "a3"}
+    assert r.method.name == "dare_linear"
+    assert r.complete
 
 
 @pytest.mark.parametrize("options", [pytest.param({}, marks=full_rank, id="many"), pytest.param({"rows": 16}, id="rows")])
