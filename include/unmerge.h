@@ -1151,7 +1151,9 @@ unmerge_status unmerge_replay(const unmerge_operator *atoms, const unmerge_opera
  * Three kinds of evidence, each with its own null distribution:
  *  - least squares and the log-determinant fit min_w sum_m k_m log det(R_m R_m'/k_m + s_m I), R_m = D_m - sum_j w_j d_jm: the
  *    right weights leave the residual of lowest rank.  Compared with the residual left in the row space of the same atom,
- *    T_j = |w_j| ||d_j|| / ||R P_j||; its null comes from leaving atoms of the dictionary out and merging them;
+ *    T_j = |w_j| ||d_j|| / ||R P_j||; its null comes from leaving atoms of the dictionary out and merging them.  A dense atom
+ *    is in all rows: T_j = |w_j| (G_jj / N)^1/2 of the log-determinant fit, with N entries and G_jj the square of d_j
+ *    whitened by C_m = R_m R_m'/k_m + s_m I; its null is that of the dense atoms;
  *  - where entries were dropped or trimmed (DARE, TIES, DELLA, breadcrumbs), entries that one component alone has left are
  *    exact multiples of that component: the share of entries D = rho d_j, beyond what the same atom shifted by rows gives;
  *  - replay of the recipe found: how many stored values it predicts exactly.

@@ -24,7 +24,18 @@ struct KeptShare: Sendable {
     var alone = Array(repeating: 0.0, count: bins)
     var none = Array(repeating: 0.0, count: bins)
     var around = 0.0
+    /// A width short of where x stands alone, and of nothing.
+    var shortOfAlone = Array(repeating: 0.0, count: bins)
+    var shortOfNone = Array(repeating: 0.0, count: bins)
     var total: Double { alone.reduce(0, +) + none.reduce(0, +) }
+
+    /// Others of the same sign come to e by chance, twice as often within a width on both sides as short of e. What somebody
+    /// unknown has left there of the other sign is short of nothing as well.
+    mutating func removeCoincidences() {
+      for b in alone.indices where none[b] > 0 {
+        alone[b] -= min(alone[b], 2 * max(0, shortOfAlone[b] - alone[b] / none[b] * shortOfNone[b]))
+      }
+    }
     /// Nothing left is a spike of its own.
     var isClear: Bool { total > 200 && none.reduce(0, +) > 1.15 * around }
   }
@@ -61,9 +72,10 @@ struct KeptShare: Sendable {
             let width = unit + 0.012 * abs(e)
             let (isAlone, isNone) = (abs(d - e) <= width, abs(d) <= width)
             let isAround = !isNone && abs(d) <= 2 * width
-            // Short of e: what others of the same sign come to by chance, twice as often on both sides of e.
-            let short = (e - d) * (e < 0 ? -1 : 1)
-            let isShort = short > width && short <= 2 * width
+            // In the direction of e.
+            let along = e < 0 ? -d : d
+            let isShort = along >= abs(e) - 2 * width && along < abs(e) - width
+            let isOpposite = along >= -2 * width && along < -width
             guard isAlone || isNone || isAround || isShort else { continue }
             let bin = min(Self.bins - 1, max(0, Int(ranks[c] * Float(Self.bins))))
             var agrees = true
@@ -74,7 +86,8 @@ struct KeptShare: Sendable {
             for isAll in agrees ? [true, false] : [true] {
               func add(_ counts: inout Counts) {
                 if isAlone { counts.alone[bin] += 1 }
-                if isShort, !isAll { counts.alone[bin] -= 2 }
+                if isShort { counts.shortOfAlone[bin] += 1 }
+                if isOpposite { counts.shortOfNone[bin] += 1 }
                 if isNone { counts.none[bin] += 1 }
                 if isAround { counts.around += 1 }
               }
@@ -85,6 +98,7 @@ struct KeptShare: Sendable {
       }
       if let stop = watch.poll() { throw stop.error }
     }
+    agreeing.removeCoincidences()
     let counts = agreeing.isClear && agreeing.total > 2000 ? agreeing : all
     guard counts.isClear else { return nil }
     // A line through the rates at r − ½, weighted with the inverse of their variance.
