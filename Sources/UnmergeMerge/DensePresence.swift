@@ -24,6 +24,8 @@ struct DensePresence: Sendable {
 
   /// Rows of a module that are whitened: more than the ranks of some unknown adapters together.
   private static let rows = 192
+  /// What rounding to one lattice makes of fine-tunes that have nothing in common; absent atoms of real merges stay below 0.01.
+  private static let coincidence = 0.02
 
   /// Atoms of which no module is a product of factors.
   static func dense(_ a: Columns, among usable: [Int]) -> [Int] {
@@ -39,7 +41,7 @@ struct DensePresence: Sendable {
     let n = start.count
     let small = try sample.thinned(rows: Self.rows)
     var limits = WhitenedFit.Limits()
-    limits.iterations = 4
+    limits.iterations = 20
     let fit = try WhitenedFit(small, atoms: usable, watch)
     let solution = try fit.minimise(from: usable.map { _ in 0 }, limits: limits)
     let k = usable.count
@@ -76,7 +78,7 @@ struct DensePresence: Sendable {
         var energy = 0.0
         for i in 0..<k { for j in 0..<k { energy += r[i] * r[j] * g[i * k + j] } }
         for j in rest where isDense.contains(usable[j]) {
-          null.append(energy > 0 ? abs(b[j]) * metric.norm(j) / energy.squareRoot() : 0)
+          null.append(max(energy > 0 ? abs(b[j]) * metric.norm(j) / energy.squareRoot() : 0, Self.coincidence))
         }
         if let stop = watch.poll() { throw stop.error }
       }
