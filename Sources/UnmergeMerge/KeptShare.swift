@@ -32,9 +32,11 @@ struct KeptShare: Sendable {
     /// Others of the same sign come to e by chance, twice as often within a width on both sides as short of e. What somebody
     /// unknown has left there of the other sign is short of nothing as well.
     mutating func removeCoincidences() {
-      for b in alone.indices where none[b] > 0 {
-        alone[b] -= min(alone[b], 2 * max(0, shortOfAlone[b] - alone[b] / none[b] * shortOfNone[b]))
-      }
+      let nothing = none.reduce(0, +)
+      guard nothing > 0 else { return }
+      // Differences of counts may be negative in a bin; cut off there, their sum would be too large.
+      let ratio = alone.reduce(0, +) / nothing
+      for b in alone.indices { alone[b] -= 2 * (shortOfAlone[b] - ratio * shortOfNone[b]) }
     }
     /// Nothing left is a spike of its own.
     var isClear: Bool { total > 200 && none.reduce(0, +) > 1.15 * around }
@@ -106,7 +108,7 @@ struct KeptShare: Sendable {
     for b in 0..<Self.bins {
       let n = counts.alone[b] + counts.none[b]
       guard n > 50 else { continue }
-      let (x, p) = ((Double(b) + 0.5) / Double(Self.bins) - 0.5, counts.alone[b] / n)
+      let (x, p) = ((Double(b) + 0.5) / Double(Self.bins) - 0.5, min(max(counts.alone[b] / n, 0), 1))
       let weight = n / max(p * (1 - p), 0.01)
       s0 += weight
       s1 += weight * x

@@ -253,9 +253,7 @@ def test_a_sum_is_proved(world: World, method: str, truth: Weights) -> None:
 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("truth", [{1: 0.6, 4: 0.4}, {1: 0.5, 2: 0.2, 4: 0.3}], ids=["two", "three"])
-def test_ties(world: World, truth: Weights, normalize: bool, request: pytest.FixtureRequest) -> None:
-    if not normalize:
-        request.applymarker(pytest.mark.xfail(reason="TIES without normalisation is taken for a sum", strict=True))
+def test_ties(world: World, truth: Weights, normalize: bool) -> None:
     r = world.attribute(world.ties(truth, 0.5, normalize), KNOWN)
     well_formed(r)
     close(r, truth, 0.015)
