@@ -550,6 +550,75 @@ unmerge_status unmerge_group_lasso_modules(const unmerge_gram *gram, const unmer
 
 /* ---------------------------------------------------------------- greedy selection */
 
+/* The Dantzig selector: min sum_j weights_j |w_j| subject to |a_j'(y - Aw)| <= delta weights_j for every atom.  delta is in the
+ * units of the LASSO's alpha: the LASSO's answer for alpha = delta is admissible, and at alpha_max both are 0.  A linear
+ * program over the Gram, solved by a simplex method that begins at the LASSO's answer; the gap is that of the program. */
+typedef struct unmerge_dantzig_options {
+  size_t struct_size;
+  double delta;     /* >= 0, finite; default 1; a fraction of alpha_max when relative = 1; 0: as basis pursuit */
+  const double *weights;
+  int32_t relative; /* 0 or 1; default 0 */
+  int32_t reserved;
+} unmerge_dantzig_options;
+unmerge_status unmerge_dantzig_options_init(unmerge_dantzig_options *options, size_t size);
+unmerge_status unmerge_dantzig(const unmerge_gram *gram, const unmerge_dantzig_options *options, const unmerge_run *run,
+                               const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* The LASSO's whole path for one target: min 1/2 ||Aw-y||^2 + alpha sum weights_j |w_j| + ridge/2 sum w_j^2 for every alpha
+ * from alpha_max down to alpha_min.  The answer is linear in alpha between knots, where an atom enters or leaves; knots and the
+ * coefficients at them are exact (homotopy).  Knots closer than 1e-9 alpha are one. */
+typedef struct unmerge_knots_options {
+  size_t struct_size;
+  double alpha_min;   /* >= 0, finite; default 0; a fraction of alpha_max when relative = 1; beyond it: one knot, alpha_min */
+  double ridge;       /* >= 0, finite; default 0 */
+  const double *weights;
+  int64_t max_knots;  /* >= 1; default 1000 */
+  int64_t target;     /* 0 <= target < T; default 0 */
+  int32_t relative;   /* 0 or 1; default 0 */
+  int32_t positive;   /* 0 or 1; default 0 */
+} unmerge_knots_options;
+unmerge_status unmerge_knots_options_init(unmerge_knots_options *options, size_t size);
+/* alphas: max_knots doubles, descending; coef: n x max_knots; the first *knots of them are written.  UNMERGE_ITERATION_LIMIT: the
+ * path has more than max_knots.  report: of the last knot, but violation is the largest of all knots. */
+unmerge_status unmerge_lasso_knots(const unmerge_gram *gram, const unmerge_knots_options *options, const unmerge_run *run,
+                                   double *alphas, const unmerge_view *coef, int64_t *knots, unmerge_report *report,
+                                   unmerge_error *error);
+
+/* Relaxed (debiased) coefficients of any method: (1 - relax) coef + relax refit, refit being least squares on the support
+ * (non-zeros) of the coef given.  coef is read first.  The report is about least squares on that support. */
+typedef struct unmerge_refit_options {
+  size_t struct_size;
+  double relax;       /* [0, 1]; default 1 */
+  int32_t keep_signs; /* 1: the refit changes no sign; default 0 */
+  int32_t reserved;
+  const double *lower; /* bounds of the refit, as for bvls; NULL = none.  An atom outside the support stays at 0, or at the
+                          bound nearest to it */
+  const double *upper;
+} unmerge_refit_options;
+unmerge_status unmerge_refit_options_init(unmerge_refit_options *options, size_t size);
+unmerge_status unmerge_refit(const unmerge_gram *gram, const unmerge_refit_options *options, const unmerge_run *run,
+                             const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+
+/* Penalties of other tools, in their own two numbers, as alpha and l1_ratio of the elastic net here, and back (back = 1).
+ *
+ *   SKLEARN      alpha, l1_ratio     1/(2 rows) ||r||^2 + alpha (l1_ratio |w|_1 + (1-l1_ratio)/2 |w|^2): Lasso, ElasticNet;
+ *                                    celer and skglm (l1_ratio 1); adelie's grpnet (lmda, alpha)
+ *   RIDGE        alpha, -            ||r||^2 + alpha |w|^2: scikit-learn's Ridge; second number 0
+ *   GLMNET       lambda, alpha       SKLEARN's, but glmnet fits y / s with s = ||y|| / sqrt(rows), which divides the l2 part by
+ *                                    s (gaussian, no intercept, standardize = FALSE)
+ *   SPAMS        lambda1, lambda2    1/2 ||r||^2 + lambda1 |w|_1 + lambda2/2 |w|^2
+ *   ADELIE_COV   lmda, alpha         gaussian_cov(A'A, A'y): lmda (alpha |w|_1 + (1-alpha)/2 |w|^2)
+ *
+ * SPGL1's sigma and tau are those of unmerge_bpdn and unmerge_lasso_tau.  rows: p, or the sum of the sample weights; > 0 for SKLEARN
+ * and GLMNET.  yy: ||y||^2, > 0 for GLMNET.  values and result: two doubles each; they may be the same. */
+#define UNMERGE_TOOL_SKLEARN 1
+#define UNMERGE_TOOL_RIDGE 2
+#define UNMERGE_TOOL_GLMNET 3
+#define UNMERGE_TOOL_SPAMS 4
+#define UNMERGE_TOOL_ADELIE_COV 5
+unmerge_status unmerge_convert_penalty(int32_t tool, int32_t back, double rows, double yy, const double *values, double *result,
+                                       unmerge_error *error);
+
 /* Orthogonal matching pursuit: greedily min ||Aw-y||^2 with at most k atoms, scored by |a_j'r| / ||a_j||; coefficients are
  * least squares on the selection.  Ties go to the lower index; numerically dependent atoms are passed over. */
 typedef struct unmerge_omp_options {

@@ -168,6 +168,8 @@ final class ActiveSet {
     // With an l1 norm small beside the fit, even that rounding shows in the gap; then we polish as long as it helps.
     let noise = gradientNoise(l1: certificate.l1) / (certificate.relativeGap > tol ? 16 : 1)
     let entryFloor = self.entryFloor(certificate)
+    // A tilt is a price that keeps atoms out by itself, until the residual is noise.
+    let hasFloor = problem.tilt == nil || certificate.isExplained(problem.gram)
     let problem = self.problem
     let (v, g, step, lambda, lower, upper) = (self.v, self.g, self.step, problem.lambda, problem.lower, problem.upper)
     let excess = rhs
@@ -182,7 +184,7 @@ final class ActiveSet {
         support += 1
         if violation > threshold { isOptimal = false }
       } else {
-        if l == 0, v[j] == lower[j] || v[j] == upper[j] { threshold = max(threshold, entryFloor) }
+        if l == 0, hasFloor, v[j] == lower[j] || v[j] == upper[j] { threshold = max(threshold, entryFloor) }
         if violation > threshold {
           isOptimal = false
           excess[violators] = violation
@@ -225,6 +227,7 @@ final class ActiveSet {
   /// The same for atoms that came along in a batch and whom only rounding keeps positive: out with them, once. Who is needed
   /// after all violates and comes back.
   private func prune(_ certificate: Certificate) -> Bool {
+    if problem.tilt != nil { return false }
     let level = 10 * entryFloor(certificate)
     var any = false
     for j in 0..<n where v[j] > 0 && v[j] <= level && problem.lambda[j] == 0 && problem.lower[j] == 0 {

@@ -42,6 +42,22 @@ struct Bounds: Sendable {
     return copy
   }
 
+  /// These bounds and those that keep every coefficient on the side of 0 it is on.
+  func within(signs w: UnsafePointer<Double>, count n: Int) throws(UnmergeError) -> Bounds {
+    let (low, high): (Buffer<Double>, Buffer<Double>) = (try allocate(n), try allocate(n))
+    for j in 0..<n {
+      low[j] = w[j] > 0 ? max(lower(j), 0) : lower(j)
+      high[j] = w[j] < 0 ? min(upper(j), 0) : upper(j)
+      guard low[j] <= high[j] else {
+        throw .range(
+          "coef has \(w[j]) for atom \(j), but bounds from \(lower(j)) to \(upper(j)): no coefficient keeps its sign")
+      }
+    }
+    var result = self
+    (result.lowerValues, result.upperValues) = (low, high)
+    return result
+  }
+
   @inline(__always) func lower(_ j: Int) -> Double { max(lowerValues?[j] ?? -.infinity, floor) }
   @inline(__always) func upper(_ j: Int) -> Double { upperValues?[j] ?? .infinity }
 

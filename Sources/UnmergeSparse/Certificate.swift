@@ -18,6 +18,8 @@ struct Certificate {
 
   var objective = 0.0
   var rss = 0.0
+  /// ‖y‖² − ‖r‖² without their cancellation.
+  var explained = 0.0
   /// Bound on F(v) − F*; NaN where none is known.
   var gap = Double.nan
   /// gap / max(F, rounding floor)
@@ -72,16 +74,15 @@ extension Quadratic {
   /// Without a norm (least squares, ridge, NNLS) the gap stays NaN; see `Curvature`.
   func certify(_ v: UnsafePointer<Double>, _ g: UnsafePointer<Double>, rss: Double? = nil) -> Certificate {
     var r = Certificate()
-    var fit = gram.targetNorms[target] > 0 ? 1.0 : 0.0
     var ridge = 0.0
     var norm = 0.0
     for j in 0..<n where v[j] != 0 {
       let x = v[j]
       r.l1 += abs(x)
       r.l2 += x * x
-      // ‖r‖² = 1 − ĉᵀv − vᵀ(ĉ − Ĝv)
+      // ‖y‖² − ‖r‖² = ĉᵀv + vᵀ(ĉ − Ĝv)
       let t = tilt?[j] ?? 0
-      fit -= x * (c[j] + g[j] + mu[j] * x + t)
+      r.explained += x * (c[j] + g[j] + mu[j] * x + t)
       norm += t * x
       ridge += mu[j] * x * x
       if lambda[j] < .infinity { norm += lambda[j] * abs(x) }
@@ -102,7 +103,7 @@ extension Quadratic {
       let size = max(isOpenAbove ? g[j] : 0, isOpenBelow ? -g[j] : 0)
       if size > l * (1 + 8 * roundoff) { s = l > 0 ? min(s, l / size) : size > noise ? 0 : s }
     }
-    r.rss = rss ?? max(fit, 0)
+    r.rss = rss ?? max((gram.targetNorms[target] > 0 ? 1 : 0) - r.explained, 0)
     r.objective = 0.5 * r.rss + 0.5 * ridge + norm
     guard hasNorm else {
       if isEmpty { set(gap: 0, &r) }

@@ -57,7 +57,9 @@ struct ConstrainedLasso: Sendable {
     var end = family.ending
     end.certificate = certify(family)
     if isFound {
-      let isExplained = end.certificate.isExplained(gram) && end.certificate.violation <= watch.tol
+      var isExplained = end.certificate.isExplained(gram) && end.certificate.violation <= watch.tol
+      // At the rounding floor of the residual σ means nothing more; the smallest norm does.
+      if case .norm = constraint {} else if family.t == 0 { isExplained = false }
       end.outcome = end.certificate.relativeGap <= watch.tol || isExplained ? UNMERGE_CONVERGED : UNMERGE_STALLED
     } else {
       end.outcome = watch.poll()?.outcome ?? (end.outcome == UNMERGE_ITERATION_LIMIT ? end.outcome : UNMERGE_STALLED)
@@ -85,16 +87,31 @@ struct ConstrainedLasso: Sendable {
       if low < 1e-13 * top {
         // The constraint does not bind.
         let p = try family.slope()
-        if family.size + low * family.decline(p) <= tau { return try smallest(family) }
+        if family.size + low * family.decline(p) <= tau {
+          guard try smallest(family) else { return false }
+          return try keep(tau, family)
+        }
         break
       }
     }
-    return try family.find(
-      from: low, precision: 4 * roundoff * tau, excess: { family.size - tau },
+    let isFound = try family.find(
+      from: low, precision: { 4 * roundoff * tau }, excess: { family.size - tau },
       step: { () throws(UnmergeError) in
         let decline = family.decline(try family.slope())
         return decline > 0 ? (family.size - tau) / decline : .nan
       })
+    guard isFound else { return false }
+    return try keep(tau, family)
+  }
+
+  /// Where rounding, times the condition, has left the budget exceeded it is met all the same: along the face, else by scale.
+  private func keep(_ tau: Double, _ family: Multiplier) throws(UnmergeError) -> Bool {
+    let allowed = tau * (1 + 4 * roundoff)
+    if family.size <= allowed { return true }
+    let decline = family.decline(try family.slope())
+    if decline > 0 { _ = try family.follow((family.size - tau) / decline) }
+    if family.size > allowed { try family.scale(by: tau / family.size) }
+    return true
   }
 
   /// ‖r‖² = σ², exact on each face: ‖r + δ A p‖² = ‖r‖² + 2δ pᵀg + δ² pᵀĜp with g = tρ sign(v) there.
@@ -103,15 +120,17 @@ struct ConstrainedLasso: Sendable {
   ) throws(UnmergeError) -> Bool {
     guard top > 0 else { return try family.solve(0) }
     guard try family.solve(top) else { return false }
-    func rss() -> Double { family.ending.certificate.rss }
-    let goal = sigma * sigma
-    if goal >= rss() { return true }
+    // σ² − ‖r‖², from what is explained: near σ = ‖y‖ the difference of the two has few digits.
+    let needed = (1 - sigma) * (1 + sigma)
+    func room() -> Double { family.ending.certificate.explained - needed }
+    // σ = ‖y‖ to the rounding of ‖y‖ is met by 0.
+    if room() >= -4 * roundoff { return true }
     var (low, high) = (top, top)
     func change() throws(UnmergeError) -> Double {
       let p = try family.slope()
       let decline = family.decline(p)
       // rss(t + δ) = rss + 2 δ t decline + δ² decline: on the face pᵀĜp = decline and pᵀg = t decline.
-      let excess = rss() - goal
+      let excess = -room()
       guard decline > 0 else { return .nan }
       let d = family.t * family.t - excess / decline
       guard d >= 0 else { return -family.t }
@@ -120,15 +139,15 @@ struct ConstrainedLasso: Sendable {
     let floorRss = floor(family.gram) * (1 + family.ending.certificate.l2)
     while true {
       high = low
-      family.remember(goal - rss())
+      family.remember(room())
       let newton = high + (try change())
       low = max(min(newton.isNaN ? 0 : newton, 0.9 * high), 0.1 * high)
       guard try family.solve(low) else { return false }
-      if rss() <= goal { break }
+      if room() >= 0 { break }
       if low < 1e-13 * top {
         let p = try family.slope()
-        let best = max(0, rss() - low * low * family.decline(p))
-        guard best > goal + floorRss else { return try smallest(family) }
+        let best = max(0, family.ending.certificate.rss - low * low * family.decline(p))
+        guard best > sigma * sigma + floorRss else { return try smallest(family) }
         let yNorm = family.gram.targetNorms[family.target]
         throw UnmergeError(
           UNMERGE_E_INFEASIBLE,
@@ -136,7 +155,8 @@ struct ConstrainedLasso: Sendable {
         )
       }
     }
-    return try family.find(from: low, precision: 8 * roundoff * goal, excess: { goal - rss() }, step: change)
+    let precision = 8 * roundoff * min(needed, sigma * sigma)
+    return try family.find(from: low, precision: { precision }, excess: room, step: change)
   }
 
   /// The least-squares solution of smallest norm: what is left when the constraint does not bind.
@@ -147,7 +167,7 @@ struct ConstrainedLasso: Sendable {
     let pursuit = try BasisPursuit(family.gram, rho: family.rho, isPositive: bounds.isPositive)
     guard try pursuit.run(v, g, target: family.target, watch) else { return false }
     try family.rest(after: pursuit.iterations)
-    family.stretch = pursuit.stretch
+    family.least = pursuit.least
     return true
   }
 
@@ -156,12 +176,18 @@ struct ConstrainedLasso: Sendable {
     var r = family.ending.certificate
     var (gap, objective, scale) = (r.gap, 0.5 * r.rss, 1.0)
     switch constraint {
-    case .norm(let tau): gap += family.t * max(0, tau / yNorm - family.size)
+    case .norm(let tau):
+      gap = .minimum(gap + family.t * max(0, tau / yNorm - family.size), reach(family, tau / yNorm))
     case .residual(let sigma, let isRelative):
       let goal = isRelative ? sigma : sigma / yNorm
       objective = family.size
       scale = 1 / yNorm
-      if family.t > 0 { gap = (gap + 0.5 * max(0, goal * goal - r.rss)) / family.t } else { gap = shortfall(family) }
+      if family.t > 0 {
+        // Nor is any norm below 0.
+        gap = .minimum((gap + 0.5 * max(0, r.explained - (1 - goal) * (1 + goal))) / family.t, objective)
+      } else {
+        gap = shortfall(family)
+      }
     case .leastSquares:
       objective = family.size
       scale = 1 / yNorm
@@ -175,8 +201,21 @@ struct ConstrainedLasso: Sendable {
     return r
   }
 
+  /// What moving to any w' within the budget could gain, had the objective no curvature: max gᵀ(v' − v).
+  private func reach(_ family: Multiplier, _ tau: Double) -> Double {
+    let (v, g, problem) = (family.solver.v, family.solver.g, family.problem)
+    let noise = gradientNoise(l1: family.ending.certificate.l1)
+    var (best, here) = (0.0, 0.0)
+    for j in 0..<problem.n where problem.lambda[j] < .infinity {
+      let pull = bounds.isPositive ? max(g[j], 0) : abs(g[j])
+      if family.rho[j] > 0 { best = max(best, pull / family.rho[j]) } else if pull > noise { return .infinity }
+      here += g[j] * v[j]
+    }
+    return max(0, tau * best - here)
+  }
+
   /// What the norm is above the smallest at most; see `BasisPursuit`.
-  private func shortfall(_ family: Multiplier) -> Double { family.size * (1 - 1 / family.stretch) }
+  private func shortfall(_ family: Multiplier) -> Double { max(0, family.size - family.least) }
 }
 
 // MARK: the door

@@ -48,7 +48,6 @@ private struct SumConstrained: Sendable {
 
   private func meet(_ goal: Double, _ family: Multiplier) throws(UnmergeError) -> Bool {
     guard try family.solve(0) else { return false }
-    let size = max(abs(goal), 1e-300)
     var largest = 0.0
     for j in 0..<family.gram.atoms { largest = max(largest, family.rho[j]) }
     guard largest > 0 else { return true }
@@ -57,7 +56,8 @@ private struct SumConstrained: Sendable {
       let decline = family.decline(try family.slope())
       return decline > 0 ? excess() / decline : .nan
     }
-    if abs(excess()) <= 4 * roundoff * size { return true }
+    func precision() -> Double { 4 * roundoff * max(abs(goal), family.gross) }
+    if abs(excess()) <= precision() { return true }
     // Outwards until the sum is on the other side; a face whose atoms all stand at bounds gives no direction of its own.
     var (near, reach) = (0.0, 1e-3 / largest)
     let isAbove = excess() > 0
@@ -69,12 +69,11 @@ private struct SumConstrained: Sendable {
         next = near + (isAbove ? reach : -reach)
       }
       guard try family.solve(next) else { return false }
-      if abs(excess()) <= 4 * roundoff * size { return true }
+      if abs(excess()) <= precision() { return true }
       if (excess() > 0) != isAbove {
         family.remember(excess())
         return try family.find(
-          from: 0.5 * (near + next), precision: 4 * roundoff * size, resolution: roundoff / largest, excess: excess,
-          step: step)
+          from: 0.5 * (near + next), precision: precision, resolution: roundoff / largest, excess: excess, step: step)
       }
       near = next
       reach *= 4

@@ -71,12 +71,16 @@ private struct Streamed {
       summary, target: t, alpha: claim.alpha, l1Ratio: claim.l1Ratio, weights: claim.weights, bounds: claim.bounds)
     v = try allocate(n)
     g = try allocate(n)
-    let yNorm = summary.targetNorms[t]
-    rss = yNorm > 0 ? residual.rss[t] / yNorm / yNorm : 0
-    for j in 0..<n where summary.norms[j] > 0 && yNorm > 0 {
+    let unit = problem.unit
+    let isEmpty = summary.targetNorms[t] == 0 && claim.bounds.holdsZero(n)
+    rss = isEmpty ? 0 : residual.rss[t] / unit / unit
+    for j in 0..<n where summary.norms[j] > 0 && !isEmpty {
       let d = summary.norms[j]
-      v[j] = w[t * n + j] / yNorm * d
-      g[j] = residual.correlation[t * n + j] / d / yNorm - problem.mu[j] * v[j]
+      v[j] = w[t * n + j] / unit * d
+      // At a bound in the caller's units is at a bound.
+      if w[t * n + j] == claim.bounds.lower(j) { v[j] = problem.lower[j] }
+      if w[t * n + j] == claim.bounds.upper(j) { v[j] = problem.upper[j] }
+      g[j] = residual.correlation[t * n + j] / d / unit - problem.mu[j] * v[j]
       if claim.supportOnly, v[j] == 0 { problem.lambda[j] = .infinity }
     }
   }
@@ -91,7 +95,7 @@ private struct Streamed {
     let reached =
       certificate.gap.isNaN ? certificate.violation <= max(watch.tol, 1e-8) : certificate.relativeGap <= watch.tol
     end.outcome = reached ? UNMERGE_CONVERGED : UNMERGE_STALLED
-    var r = UnmergeSparse.report(end, summary, target: t, nonzeros: nonzeros, watch)
+    var r = UnmergeSparse.report(end, summary, target: t, unit: problem.unit, nonzeros: nonzeros, watch)
     r.streamed = 1
     return r
   }
@@ -99,7 +103,7 @@ private struct Streamed {
   /// One Newton step on the support (or all atoms, when neither sign nor l1 holds them), residual and gradient carried along.
   mutating func refine(_ gram: Gram, all: Bool, _ watch: Watch) throws(UnmergeError) {
     let n = problem.n
-    let support = (0..<n).filter { problem.lambda[$0] < .infinity && (all || v[$0] != 0) }
+    let support = (0..<n).filter { problem.lambda[$0] < .infinity && (all || problem.isFree($0, v[$0])) }
     try gram.require(support, watch)
     let factor = try allocating { () throws(OutOfMemory) in try Cholesky(capacity: support.count) }
     for j in support { _ = factor.append(j, column: gram.column(j), diagonal: 1 + problem.mu[j]) }
@@ -202,9 +206,13 @@ public func unmerge_refine(
     var results: [unmerge_report] = []
     for t in 0..<targets.count {
       var streamed = try Streamed(residual, summary, t, w, claim)
-      let yNorm = summary.targetNorms[t]
       try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in try streamed.refine(g, all: all, watch) }
-      for j in 0..<n where summary.norms[j] > 0 { w[t * n + j] = streamed.v[j] / summary.norms[j] * yNorm }
+      let (problem, v) = (streamed.problem, streamed.v)
+      for j in 0..<n where summary.norms[j] > 0 {
+        let (low, high) = (claim.bounds.lower(j), claim.bounds.upper(j))
+        let refined = v[j] / summary.norms[j] * problem.unit
+        w[t * n + j] = v[j] == problem.lower[j] ? low : v[j] == problem.upper[j] ? high : min(max(refined, low), high)
+      }
       results.append(streamed.report(summary, t, watch))
     }
     for (t, r) in results.enumerated() {

@@ -265,6 +265,13 @@ METHOD(cel0)
 METHOD(lq)
 METHOD(slope)
 METHOD(fused_lasso)
+METHOD(basis_pursuit)
+METHOD(dantzig)
+static inline unmerge_status init_lasso_tau(void *o, size_t size) { return unmerge_lasso_tau_options_init(o, size); }
+static inline unmerge_status call_lasso_tau(const unmerge_gram *g, const void *o, const unmerge_run *r, const unmerge_view *w,
+                                            unmerge_report *p, unmerge_error *e) {
+  return unmerge_lasso_tau(g, o, r, w, NULL, p, e);
+}
 static inline unmerge_status init_omp(void *o, size_t size) {
   const unmerge_status s = unmerge_omp_options_init(o, size);
   if (s == UNMERGE_OK) ((unmerge_omp_options *)o)->k = OMP_K;
@@ -307,6 +314,9 @@ static const method methods[] = {
     {"lq", sizeof(unmerge_lq_options), init_lq, call_lq},
     {"slope", sizeof(unmerge_slope_options), init_slope, call_slope},
     {"fused_lasso", sizeof(unmerge_fused_lasso_options), init_fused_lasso, call_fused_lasso},
+    {"lasso_tau", sizeof(unmerge_lasso_tau_options), init_lasso_tau, call_lasso_tau},
+    {"basis_pursuit", sizeof(unmerge_basis_pursuit_options), init_basis_pursuit, call_basis_pursuit},
+    {"dantzig", sizeof(unmerge_dantzig_options), init_dantzig, call_dantzig},
     {"omp", sizeof(unmerge_omp_options), init_omp, call_omp},
     {"group_lasso", sizeof(unmerge_group_options), init_group, call_group},
     {"lasso_path", sizeof(unmerge_path_options), init_path, call_path},

@@ -51,6 +51,11 @@ UNMERGE_DOT_RAW = 0
 UNMERGE_DOT_COSINE = 1
 UNMERGE_DOT_PROJECTION = 2
 UNMERGE_DOT_JOINT = 3
+UNMERGE_TOOL_SKLEARN = 1
+UNMERGE_TOOL_RIDGE = 2
+UNMERGE_TOOL_GLMNET = 3
+UNMERGE_TOOL_SPAMS = 4
+UNMERGE_TOOL_ADELIE_COV = 5
 UNMERGE_CRITERION_AIC = 0
 UNMERGE_CRITERION_BIC = 1
 UNMERGE_CRITERION_EBIC = 2
@@ -522,6 +527,59 @@ class unmerge_group_path_options(ctypes.Structure):
         ("alphas", ctypes.POINTER(ctypes.c_double)),
         ("n_alphas", ctypes.c_int64),
         ("target", ctypes.c_int64),
+    ]
+
+
+class unmerge_dantzig_options(ctypes.Structure):
+    struct_size: int
+    delta: float
+    weights: Any
+    relative: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("delta", ctypes.c_double),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("relative", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_knots_options(ctypes.Structure):
+    struct_size: int
+    alpha_min: float
+    ridge: float
+    weights: Any
+    max_knots: int
+    target: int
+    relative: int
+    positive: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("alpha_min", ctypes.c_double),
+        ("ridge", ctypes.c_double),
+        ("weights", ctypes.POINTER(ctypes.c_double)),
+        ("max_knots", ctypes.c_int64),
+        ("target", ctypes.c_int64),
+        ("relative", ctypes.c_int32),
+        ("positive", ctypes.c_int32),
+    ]
+
+
+class unmerge_refit_options(ctypes.Structure):
+    struct_size: int
+    relax: float
+    keep_signs: int
+    reserved: int
+    lower: Any
+    upper: Any
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("relax", ctypes.c_double),
+        ("keep_signs", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+        ("lower", ctypes.POINTER(ctypes.c_double)),
+        ("upper", ctypes.POINTER(ctypes.c_double)),
     ]
 
 
@@ -1648,6 +1706,74 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_dantzig_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_dantzig_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_dantzig": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_dantzig_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_knots_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_knots_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_lasso_knots": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_knots_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(ctypes.c_int64),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_refit_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_refit_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_refit": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_refit_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_convert_penalty": (
+        ctypes.c_int32,
+        [
+            ctypes.c_int32,
+            ctypes.c_int32,
+            ctypes.c_double,
+            ctypes.c_double,
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_omp_options_init": (
         ctypes.c_int32,
         [
@@ -2382,6 +2508,40 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "alphas": 16,
             "n_alphas": 24,
             "target": 32,
+        },
+    ),
+    "unmerge_dantzig_options": (
+        32,
+        {
+            "struct_size": 0,
+            "delta": 8,
+            "weights": 16,
+            "relative": 24,
+            "reserved": 28,
+        },
+    ),
+    "unmerge_knots_options": (
+        56,
+        {
+            "struct_size": 0,
+            "alpha_min": 8,
+            "ridge": 16,
+            "weights": 24,
+            "max_knots": 32,
+            "target": 40,
+            "relative": 48,
+            "positive": 52,
+        },
+    ),
+    "unmerge_refit_options": (
+        40,
+        {
+            "struct_size": 0,
+            "relax": 8,
+            "keep_signs": 16,
+            "reserved": 20,
+            "lower": 24,
+            "upper": 32,
         },
     ),
     "unmerge_omp_options": (
