@@ -68,9 +68,10 @@ private func knots(
     var step = family.t - bottom
     // What decays below rounding has no further knots that could be told.
     let noise = 64 * gradientNoise(l1: family.ending.certificate.l1)
-    let isLast = !(0..<n).contains { problem.lambda[$0] < .infinity && problem.lambda[$0] > noise }
+    let largest = (0..<n).reduce(0) { problem.lambda[$1] < .infinity ? max($0, problem.lambda[$1]) : $0 }
+    let end = max(bottom, family.t * min(1, noise / max(largest, noise)))
     var leaving: Int?
-    for j in 0..<n where problem.lambda[j] < .infinity && !isLast {
+    for j in 0..<n where problem.lambda[j] < .infinity {
       if v[j] != 0 {
         guard rho[j] > 0 || problem.lower[j] == 0, p[j] * v[j] < 0, -v[j] / p[j] < step else { continue }
         (step, leaving) = (-v[j] / p[j], j)
@@ -82,6 +83,10 @@ private func knots(
           if closing > 1e-9 * (rho[j] + abs(shift[j])), room < step * closing { (step, leaving) = (room / closing, nil) }
         }
       }
+    }
+    if family.t - step <= end {
+      step = family.t - bottom
+      leaving = nil
     }
     t = step == family.t - bottom ? bottom : family.t - step
     try family.advance(by: step, to: t, along: p, leaving: leaving)
