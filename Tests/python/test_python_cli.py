@@ -53,12 +53,18 @@ def test_table_and_json(made: dict[str, Any], tmp_path: Path) -> None:
     assert done.returncode == 0 and not done.stdout
 
 
-@pytest.mark.parametrize("method", ["nnls", "omp", "lasso", "elastic-net", "ridge", "dot"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("nnls", "omp", "lasso", "elastic-net", "ridge", "dot"),
+        *("bvls --upper 1", "simplex --total 1.3", "lasso-tau --tau 1", "bpdn --sigma 0.1"),
+    ],
+)
 def test_methods(made: dict[str, Any], method: str) -> None:
-    arguments = ["--base", made["base"], "--target", made["target"], "--method", method, "--json", "--k", 2]
+    arguments = ["--base", made["base"], "--target", made["target"], "--method", *method.split(), "--json", "--k", 2]
     done = run("decompose", "--atoms", *made["atoms"], *arguments)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["method"] == method.replace("-", "_")
+    assert json.loads(done.stdout)["method"] == method.split()[0].replace("-", "_")
 
 
 def test_options(made: dict[str, Any]) -> None:

@@ -39,6 +39,28 @@ def test_methods(tmp_path: Path, method: Any) -> None:
         assert "medicine" in text and "NaN" not in text
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("bvls", {"lower": 0, "upper": 0.9}),
+        ("simplex", {"total": 1.3}),
+        ("lasso_tau", {"tau": 1.3}),
+        ("bpdn", {"sigma": 0.01}),
+    ],
+)
+def test_methods_with_a_constraint(tmp_path: Path, method: Any, options: dict[str, Any]) -> None:
+    made = toy(tmp_path)
+    models = {"base": made["base"], "atoms": made["atoms"], "target": made["target"]}
+    for verify in (False, True):
+        found = unmerge.decompose(**models, method=method, verify=verify, **options)
+        assert found.weights == pytest.approx(WEIGHTS, abs=0.02)
+        assert found.report.streamed if verify and method != "simplex" else found.report.converged
+        assert found.options | options == found.options
+    if method in ("lasso_tau", "bpdn"):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} is not given"):
+            unmerge.decompose(**models, method=method)
+
+
 def test_storage_in_bfloat16(tmp_path: Path) -> None:
     """The rounding of the merged weights leaves noise; the weights are right all the same."""
     made = toy(tmp_path, dtype=BF16)

@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 REFUSED, NOT_CONVERGED, NO_RECIPE, INTERRUPTED = 2, 3, 3, 130
 NEEDS_CLI = 'unmerge: the command line needs the packages typer and rich: pip install "unmerge[cli]"'
-METHODS = ("nnls", "omp", "lasso", "elastic-net", "ridge", "dot")
+METHODS = ("nnls", "omp", "lasso", "elastic-net", "ridge", "dot", "bvls", "simplex", "lasso-tau", "bpdn")
 
 
 def spread(arguments: Sequence[str], option: str = "--atoms") -> list[str]:
@@ -172,6 +172,11 @@ def _app() -> Any:
         alpha: Optional[float] = typer.Option(None, help="Penalty; default 0.01 alpha_max (ridge: 1e-6 mean ||a||^2)."),
         l1_ratio: float = typer.Option(0.5, help="elastic-net: 1 is lasso, 0 ridge."),
         k: int = typer.Option(8, help="omp: at most this many atoms."),
+        lower: Optional[float] = typer.Option(None, help="bvls, simplex: no weight below this."),
+        upper: Optional[float] = typer.Option(None, help="bvls, simplex: no weight above this."),
+        total: float = typer.Option(1.0, help="simplex: what the weights sum to."),
+        tau: Optional[float] = typer.Option(None, help="lasso-tau: what the sizes of the weights sum to at most."),
+        sigma: Optional[float] = typer.Option(None, help="bpdn: the residual to reach, as a fraction of the target."),
         compress: Optional[int] = typer.Option(None, help="Keep this many entries, the largest (paper: 999936)."),
         threshold: float = typer.Option(0.01, help="An atom is present when its weight is larger than this."),
         verify: bool = typer.Option(False, "--verify", help="Recompute the certificate from the data (one more pass)."),
@@ -200,6 +205,11 @@ def _app() -> Any:
                 alpha=alpha,
                 l1_ratio=l1_ratio,
                 k=k,
+                lower=lower,
+                upper=upper,
+                total=total,
+                tau=tau,
+                sigma=sigma,
                 compress=compress,
                 threshold=threshold,
                 verify=verify,

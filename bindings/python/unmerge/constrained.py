@@ -18,7 +18,6 @@ from ._library import prepared
 from ._options import boolean, integer, real
 from ._run import ProgressOption, Run
 from .errors import bad_range
-from .errors import bad_range
 from .methods import Coef, Data, Reports, _gram, _seconds, _solve, _weights, bounds
 from .report import Report, from_c, report_array
 
@@ -147,125 +146,6 @@ def basis_pursuit(
     with Run(tol=tol, max_iter=max_iter, deadline=deadline, threads=threads, seed=seed, progress=progress) as run:
         options = prepared(_ffi.unmerge_basis_pursuit_options, positive=boolean(positive, "positive"))
         return _solve("basis_pursuit", data, run, options, weights=weights)
-
-
-def dantzig(
-    data: Data,
-    *,
-    delta: float = 1.0,
-    relative: bool = False,
-    weights: Any = None,
-    tol: float = 1e-10,
-    max_iter: int = 10000,
-    deadline: float = 0,
-    threads: int = 0,
-    seed: int = 0,
-    progress: ProgressOption = None,
-) -> tuple[Coef, Reports]:
-    """The Dantzig selector: sum_j weights_j |w_j| subject to |a_j'(y - Aw)| <= delta weights_j for every atom.
-
-    delta >= 0 in the units of the LASSO's alpha, a fraction of :func:`alpha_max` with ``relative``; 0 is
-    :func:`basis_pursuit`.  A simplex method over the Gram that begins at the LASSO's answer; objective and gap are those of
-    the linear program, violation the largest breach of a constraint.  Candes & Tao 2007.
-    """
-    with Run(tol=tol, max_iter=max_iter, deadline=deadline, threads=threads, seed=seed, progress=progress) as run:
-        options = prepared(
-            _ffi.unmerge_dantzig_options, delta=real(delta, "delta"), relative=boolean(relative, "relative")
-        )
-        return _solve("dantzig", data, run, options, weights=weights)
-
-
-def lasso_knots(
-    data: Data,
-    *,
-    alpha_min: float = 0.0,
-    relative: bool = False,
-    ridge: float = 0.0,
-    positive: bool = False,
-    weights: Any = None,
-    target: int = 0,
-    max_knots: int | None = None,
-    tol: float = 1e-10,
-    max_iter: int = 10000,
-    deadline: float = 0,
-    threads: int = 0,
-    seed: int = 0,
-    progress: ProgressOption = None,
-) -> tuple[Coef, Coef, Report]:
-    """The LASSO's whole path, exactly: (alphas, coefs, report), alphas descending from alpha_max, coefs n x knots.
-
-    1/2 ||Aw-y||^2 + alpha sum_j weights_j |w_j| + ridge/2 sum_j w_j^2 for every alpha down to ``alpha_min`` (a fraction of
-    :func:`alpha_max` with ``relative``): between two knots every coefficient is linear in alpha.  max_knots: stop there with
-    outcome "iteration limit"; None = as many as there are.  ``report.violation`` is the largest of all knots.
-    Osborne, Presnell & Turlach 2000; Efron, Hastie, Johnstone & Tibshirani 2004.
-    """
-    with Run(tol=tol, max_iter=max_iter, deadline=deadline, threads=threads, seed=seed, progress=progress) as run:
-        gram = _gram(data, run, "all")
-        penalty = _weights(weights, gram)
-        room = 4 * gram.atoms + 16 if max_knots is None else integer(max_knots, "max_knots")
-        while True:
-            if room > 10_000_000:  # before n x room numbers are allocated here
-                raise bad_range(f"max_knots is {room}; it must be at most 10000000")
-            options = prepared(
-                _ffi.unmerge_knots_options,
-                alpha_min=real(alpha_min, "alpha_min"),
-                ridge=real(ridge, "ridge"),
-                max_knots=room,
-                target=integer(target, "target"),
-                relative=boolean(relative, "relative"),
-                positive=boolean(positive, "positive"),
-            )
-            options.weights = doubles(penalty)
-            alphas, coef = np.zeros(max(room, 0)), np.zeros((gram.atoms, max(room, 0)))
-            count = ctypes.c_int64()
-            reports = report_array(1)
-            run.call(
-                "lasso_knots",
-                (gram._handle, ctypes.byref(options)),
-                (doubles(alphas), output(coef).pointer, ctypes.byref(count), reports),
-                predicted=_seconds(gram, 2 * gram.atoms),
-            )
-            (report,) = from_c(reports)
-            if max_knots is not None or report.outcome != "iteration limit" or count.value < room:
-                return alphas[: count.value].copy(), coef[:, : count.value].copy(), report
-            room *= 4
-
-
-def refit(
-    data: Data,
-    coef: Any,
-    *,
-    relax: float = 1.0,
-    keep_signs: bool = False,
-    lower: Any = None,
-    upper: Any = None,
-    tol: float = 1e-10,
-    max_iter: int = 10000,
-    deadline: float = 0,
-    threads: int = 0,
-    seed: int = 0,
-    progress: ProgressOption = None,
-) -> tuple[Coef, Reports]:
-    """Relaxed coefficients: (1 - relax) coef + relax refit, refit being least squares on the support of ``coef``.
-
-    coef: n, or n x T, of any method; it is left as it is.  relax in [0, 1]: 1 (default) takes all shrinkage back.
-    keep_signs: no coefficient of the refit changes sign; lower, upper: its bounds, as in :func:`bvls`.
-    Meinshausen 2007 (relaxed LASSO).
-    """
-    with Run(tol=tol, max_iter=max_iter, deadline=deadline, threads=threads, seed=seed, progress=progress) as run:
-        options = prepared(
-            _ffi.unmerge_refit_options, relax=real(relax, "relax"), keep_signs=boolean(keep_signs, "keep_signs")
-        )
-        gram = _gram(data, run, "on_demand")
-        given = numbers(coef, "coef", (gram.atoms,) if gram._vector else (gram.atoms, gram.targets))
-        values = given.reshape(gram.atoms, gram.targets).copy()
-        low, high = bounds(lower, upper, gram.atoms)
-        options.lower, options.upper = doubles(low), doubles(high)
-        reports = report_array(gram.targets)
-        outputs = (output(values).pointer, reports)
-        run.call("refit", (gram._handle, ctypes.byref(options)), outputs, predicted=_seconds(gram, gram.targets))
-        found = from_c(reports)
-        return (values[:, 0], found[0]) if gram._vector else (values, found)
 
 
 def dantzig(

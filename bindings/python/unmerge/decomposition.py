@@ -19,6 +19,7 @@ from ._options import choice, integer, real
 from ._run import ProgressOption, Run
 from ._tensors import PathLike, Tensors
 from .certificate import verify as verify_from_data
+from .constrained import bpdn, bvls, lasso_tau, simplex
 from .errors import bad_range, bad_type
 from .files import Source, read
 from .gram import Gram, Precision
@@ -27,8 +28,8 @@ from .methods import Coef, alpha_max, dot, elastic_net, lasso, nnls, omp, ridge
 from .report import Report
 from .result import Atom, Decomposition, Module
 
-Method = Literal["nnls", "omp", "lasso", "elastic_net", "ridge", "dot"]
-METHODS = ("nnls", "omp", "lasso", "elastic_net", "ridge", "dot")
+Method = Literal["nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "bvls", "simplex", "lasso_tau", "bpdn"]
+METHODS = ("nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "bvls", "simplex", "lasso_tau", "bpdn")
 
 Model = Union[PathLike, Mapping[str, Any]]
 
@@ -51,6 +52,11 @@ def decompose(
     alpha: float | None = None,
     l1_ratio: float = 0.5,
     k: int = 8,
+    lower: float | None = None,
+    upper: float | None = None,
+    total: float = 1.0,
+    tau: float | None = None,
+    sigma: float | None = None,
     compress: int | None = None,
     threshold: float = THRESHOLD,
     precision: Precision = "auto",
@@ -70,10 +76,13 @@ def decompose(
     atoms : paths (named by their last part), or a dict name -> path; adapters, checkpoints or task vectors.
     base : the checkpoint the others are compared with; needed for checkpoints only.  See :mod:`unmerge.files`.
         Instead of a path, each may be a dict of NumPy arrays by tensor name.
-    method : "nnls" (default), "omp", "lasso", "elastic_net", "ridge" or "dot" (the cosines).
+    method : "nnls" (default), "omp", "lasso", "elastic_net", "ridge", "dot" (the cosines), "bvls", "simplex", "lasso_tau" or
+        "bpdn".
     alpha : for lasso and elastic_net None means 0.01 alpha_max, for ridge 1e-6 times the mean ||a_j||^2; a number is used
         as it is, in the scale of 1/2 ||Aw-y||^2.
     l1_ratio : elastic_net, [0, 1].  k : omp, at most this many atoms.
+    lower, upper : bvls and simplex, of every weight; None = no bound (simplex: >= 0).  total : simplex, what the weights sum to.
+    tau : lasso_tau, what their sizes sum to at most.  sigma : bpdn, the residual to reach as a fraction of ||target||.
     compress : keep only about this many entries, the largest over the atoms in each module (999936 in the paper).
     threshold : an atom is ``present`` when its weight is larger than this in size (0.01, as in the paper).
     verify : recompute the certificate from the data, in one more pass.
@@ -112,10 +121,11 @@ def decompose(
             **common,
         )
         run = {"tol": tol, "max_iter": max_iter, "deadline": left(), "seed": seed, **common}
-        coef, report, options = _answer(gram, method, alpha, l1_ratio, k, run)
-        if verify and method != "dot":
+        limits = {"lower": lower, "upper": upper, "total": total, "tau": tau, "sigma": sigma}
+        coef, report, options = _answer(gram, method, alpha, l1_ratio, k, limits, run)
+        if verify and method not in ("dot", "simplex"):
             run["deadline"] = left()
-            report = _certificate(problem, coef, method, options, kept, run)
+            report = _certificate(problem, coef, method, options, report.multiplier, kept, run)
 
     present = np.abs(coef) > cut
     found = Decomposition(
@@ -169,7 +179,7 @@ def _base(base: Model | None) -> Tensors | None:
 
 
 def _answer(
-    gram: Gram, method: str, alpha: float | None, l1_ratio: float, k: int, run: dict[str, Any]
+    gram: Gram, method: str, alpha: float | None, l1_ratio: float, k: int, limits: dict[str, Any], run: dict[str, Any]
 ) -> tuple[Coef, Report, dict[str, Any]]:
     """Coefficients, report, and the options that were used."""
     if method in ("lasso", "elastic_net"):
@@ -189,11 +199,33 @@ def _answer(
         return (*omp(gram, k=k, **run), {"k": k})
     if method == "dot":
         return (*dot(gram, variant="cosine", **run), {"variant": "cosine"})
+    if method == "bvls":
+        options = {name: limits[name] for name in ("lower", "upper")}
+        return (*bvls(gram, **options, **run), options)
+    if method == "simplex":
+        options = {"lower": 0.0 if limits["lower"] is None else limits["lower"], "upper": limits["upper"], "total": limits["total"]}
+        return (*simplex(gram, **options, **run), options)
+    if method == "lasso_tau":
+        return (*lasso_tau(gram, tau=_given(limits, "tau"), **run), {"tau": limits["tau"]})
+    if method == "bpdn":
+        return (*bpdn(gram, sigma=_given(limits, "sigma"), relative=True, **run), {"sigma": limits["sigma"]})
     return (*nnls(gram, **run), {})
 
 
+def _given(limits: dict[str, Any], name: str) -> float:
+    if limits[name] is None:
+        raise bad_range(f"{name} is not given; this method has no default for it")
+    return float(limits[name])
+
+
 def _certificate(
-    problem: Problem, coef: Coef, method: str, options: dict[str, Any], kept: Mask | None, run: dict[str, Any]
+    problem: Problem,
+    coef: Coef,
+    method: str,
+    options: dict[str, Any],
+    multiplier: float,
+    kept: Mask | None,
+    run: dict[str, Any],
 ) -> Report:
     """The report recomputed from the data; counts that only the method knows are those of the method."""
     asked: dict[str, Any] = {"mask": kept}
@@ -201,6 +233,10 @@ def _certificate(
         asked |= {"alpha": options["alpha"], "l1_ratio": options.get("l1_ratio", 1.0)}
     elif method == "ridge":
         asked |= {"alpha": options["alpha"], "l1_ratio": 0.0}
+    elif method in ("lasso_tau", "bpdn"):  # the LASSO with the same answer
+        asked |= {"alpha": multiplier}
+    elif method == "bvls":
+        asked |= options
     else:
         asked |= {"positive": method == "nnls", "support_only": method == "omp"}
     _, report = verify_from_data(problem.atoms, problem.target, coef, **asked, **run)
