@@ -15,6 +15,9 @@ from problems import GROUP, GROUP_RATIOS, L1_RATIOS, SIX, Data, folds
 ONE_TARGET = (
     "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp", "group_lasso", "sparse_group_lasso",
 )  # fmt: skip
+from problems import L1_RATIOS, SIGMA, SIX, Data
+
+ONE_TARGET = ("dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp", "bpdn")
 
 
 def package() -> Any:
@@ -42,6 +45,8 @@ def _method(data: Data, method: str) -> tuple[Callable[..., Any], dict[str, Any]
         options = {"alpha": data.ridge_alpha}
     elif method == "omp":
         options = {"k": data.k}
+    elif method == "bpdn":
+        options = {"sigma": SIGMA}
     elif method == "lasso_path":
         options = {"alphas": data.alphas}
     elif method in GROUP_RATIOS:

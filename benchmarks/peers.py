@@ -8,7 +8,7 @@ import numpy as np
 import peers_groups  # noqa: F401
 from contestants import contestant
 from peers_lasso import small_descent
-from problems import SIX, Data
+from problems import SIGMA, SIX, Data
 from summary import Call, dense, summary
 
 
@@ -140,6 +140,32 @@ def sklearn_omp(data: Data, tol: Any) -> Call:
 
     model = OrthogonalMatchingPursuit(n_nonzero_coefs=data.k, fit_intercept=False, precompute=True)
     return lambda: model.fit(data.A, data.y).coef_
+
+
+# ---------------------------------------------------------------- basis pursuit denoising
+
+
+@contestant("bpdn", name="spgl1", ladder=(1e-4, 1e-6, 1e-8), copies=2.1)
+def spgl1_bpdn(data: Data, tol: Any) -> Call:
+    import spgl1
+
+    return lambda: spgl1.spg_bpdn(data.A, data.y, SIGMA, opt_tol=tol, dec_tol=tol, bp_tol=tol, iter_lim=5000, verbosity=0)[0]
+
+
+@contestant("bpdn", name="numpy Gram + spgl1 on its Cholesky factor", ladder=(1e-4, 1e-6, 1e-8))
+def gram_spgl1(data: Data, tol: Any) -> Call:
+    """Rows of L' in place of those of A: the same inner products, but for the part of y outside the span."""
+    import spgl1
+    from scipy.linalg import solve_triangular
+
+    def call() -> Any:
+        G, c, yy = summary(data)
+        L = np.linalg.cholesky(G)
+        z = solve_triangular(L, c, lower=True)
+        rest = max(SIGMA**2 - (yy - z @ z), 0.0)
+        return spgl1.spg_bpdn(L.T, z, np.sqrt(rest), opt_tol=tol, dec_tol=tol, bp_tol=tol, iter_lim=5000, verbosity=0)[0]
+
+    return call
 
 
 # ---------------------------------------------------------------- six methods on bfloat16

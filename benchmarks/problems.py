@@ -31,6 +31,7 @@ L1_RATIOS = {"lasso": 1.0, "elastic_net": 0.5, "elastic_net_95": 0.95}
 RIDGE_ALPHA = 0.1
 PATH_LENGTH, PATH_RATIO = 100, 1e-3
 K = 8
+SIGMA = 1.1 * NOISE  # of basis pursuit denoising
 
 ERROR_LIMIT = 1e-6  # on f
 CV_LIMIT = 1e-4  # on the errors of the folds, relative
@@ -44,6 +45,7 @@ METHODS = (
     "gram", "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp",
     "lasso_cv", "group_lasso", "sparse_group_lasso", "group_lasso_gram",
 )  # fmt: skip
+METHODS = ("gram", "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp", "bpdn")
 SIX = ("dot", "ridge", "lasso", "elastic_net", "nnls", "omp")
 
 
@@ -180,6 +182,7 @@ def solve(G: Any, c: Any, yy: float) -> dict[str, Any]:
         "nnls": _nonnegative(G, c),
         "omp": _pursuit(G, c),
         **{method: _grouped(G, c, yy, data.group_alpha, ratio) for method, ratio in GROUP_RATIOS.items()},
+        "bpdn": _denoised(G, c, yy),
     }
 
 
@@ -276,6 +279,20 @@ def _grouped(G: Any, c: Any, yy: float, alpha: float, ratio: float) -> Any:
             if gap <= 1e-12 * yy:
                 return w
     raise AssertionError("the reference group LASSO did not reach its duality gap")
+def _denoised(G: Any, c: Any, yy: float) -> Any:
+    """The smallest l1 norm with ||A w - y|| = SIGMA: on the face of the LASSO, ||r||^2 = rest + alpha^2 s'G_SS^-1 s."""
+    alphas = np.abs(c).max() * np.logspace(0, -4, 60)
+    for w in _sparse(G, c, list(alphas)):
+        S = np.flatnonzero(w)
+        if not len(S):
+            continue
+        s, inverse = np.sign(w[S]), np.linalg.inv(G[np.ix_(S, S)])
+        rest = yy - c[S] @ inverse @ c[S]
+        alpha = np.sqrt(max(SIGMA**2 - rest, 0) / (s @ inverse @ s))
+        exact = _refined(G, c, alpha, w, positive=False) if rest < SIGMA**2 else None
+        if exact is not None:
+            return exact
+    raise AssertionError("the reference for SIGMA was not found on the grid")
 
 
 def _pursuit(G: Any, c: Any, k: int = K) -> Any:
@@ -325,6 +342,11 @@ class Judge:
         if method == "lasso_cv":
             error = float((np.abs(answer - best) / best).max())
             return error, error <= CV_LIMIT
+        if method == "bpdn":  # the norm against the smallest, and the residual against SIGMA
+            size = np.sqrt(max(self.yy - 2 * self.c @ answer + answer @ (self.G @ answer), 0))
+            excess = np.abs(answer).sum() / np.abs(best).sum() - 1
+            error = float(max(abs(excess), size / SIGMA - 1))
+            return error, error <= ERROR_LIMIT
         if method == "lasso_path":
             rows = zip(answer, best, self.data.alphas, strict=True)
             gaps = [self.objective(method, w, a) - self.objective(method, b, a) for w, b, a in rows]

@@ -28,6 +28,7 @@ TITLES = {
     "group_lasso": "group LASSO, groups of 4, alpha = 0.05 alpha_max of its own",
     "sparse_group_lasso": "sparse group LASSO, the same alpha, l1_ratio = 0.5",
     "group_lasso_gram": "group LASSO, from a given float64 Gram",
+    "bpdn": "basis pursuit denoising, sigma = 1.1 noise",
     "six": "six methods together, p x 8 bfloat16",
 }
 TARGET_ATOMS = 256  # where these two are set, as parts of the best peer's time

@@ -82,9 +82,10 @@ final class ActiveSet {
     problem = next
   }
 
-  /// Runs from the current v to `tol`, at most `maxIterations` sweeps and pivots; 0 certifies v as it is.
+  /// Runs from the current v to `tol`, at most `maxIterations` sweeps and pivots; 0 certifies v as it is. `continuing`: v and g are
+  /// as the last run left them, and nothing in g has changed.
   func run(
-    _ watch: Watch, tol: Double, maxIterations: Int, curvature: SharedCurvature? = nil
+    _ watch: Watch, tol: Double, maxIterations: Int, curvature: SharedCurvature? = nil, continuing: Bool = false
   ) throws(UnmergeError) -> Ending {
     iterations = 0
     workingCount = 0
@@ -96,7 +97,7 @@ final class ActiveSet {
     var isWarm = workingCount > 0
     var stop = try requireWorking(watch)
     if stop != nil, !problem.gram.isComplete { for j in 0..<n where !problem.gram.has(j) { v[j] = 0 } }
-    var certificate = refresh()
+    var certificate = continuing && stop == nil ? problem.certify(v, g) : refresh()
     var idle = 0
     var atLimit = false
     var isPruned = false
@@ -201,9 +202,7 @@ final class ActiveSet {
     if !problem.gram.isComplete, support > 0, violators > n / 4 * 3 { batch = violators }
     var cutoff = 0.0
     if violators > batch {
-      var sorted = UnsafeMutableBufferPointer(start: excess, count: violators)
-      sorted.sort()
-      cutoff = sorted[violators - batch]
+      cutoff = select(excess, violators, violators - batch)
     }
     workingCount = 0
     var newcomers = 0
@@ -504,6 +503,27 @@ final class ActiveSet {
     factor.remove(at: factor.count - 1)
     return false
   }
+}
+
+/// The number that sorting would put at position k; x is reordered. Hoare's quickselect.
+private func select(_ x: UnsafeMutablePointer<Double>, _ count: Int, _ k: Int) -> Double {
+  var (low, high) = (0, count - 1)
+  while low < high {
+    let pivot = x[(low + high) / 2]
+    var (i, j) = (low, high)
+    while i <= j {
+      while x[i] < pivot { i += 1 }
+      while x[j] > pivot { j -= 1 }
+      if i <= j {
+        (x[i], x[j]) = (x[j], x[i])
+        i += 1
+        j -= 1
+      }
+    }
+    if k > j, k < i { break }
+    if k <= j { high = j } else { low = i }
+  }
+  return x[k]
 }
 
 /// Makes columns of Ĝ known. A run that ends during the pass is not an error: the method answers with what it has.

@@ -46,11 +46,14 @@ func path(
     } else {
       let problem = try Quadratic(
         gram, target: target, alpha: alphas[i], l1Ratio: net.l1Ratio, weights: net.weights, bounds: net.bounds)
+      // Without a ridge term α has no part in g.
+      let continues = solver != nil && net.l1Ratio == 1
       let warm = if let solver { solver } else { try ActiveSet(problem) }
       solver = warm
       warm.change(to: problem)
       var end = try warm.run(watch, tol: watch.tol, maxIterations: watch.maxIterations)
       if findsDF { end.df = try warm.degreesOfFreedom() }
+      let end = try warm.run(watch, tol: watch.tol, maxIterations: watch.maxIterations, continuing: continues)
       answers.set(i, problem, warm.v, end, watch)
     }
     if !visit(i, answers.coefficients(i)) { break }
