@@ -8,7 +8,7 @@ import numpy as np
 import peers_groups  # noqa: F401
 from contestants import contestant
 from peers_lasso import small_descent
-from problems import SIGMA, SIX, Data
+from problems import SIGMA, SIX, Data, normal_equations
 from summary import Call, dense, summary
 
 
@@ -145,25 +145,26 @@ def sklearn_omp(data: Data, tol: Any) -> Call:
 # ---------------------------------------------------------------- basis pursuit denoising
 
 
-@contestant("bpdn", name="spgl1", ladder=(1e-4, 1e-6, 1e-8), copies=2.1)
+@contestant("bpdn", name="spgl1 on a float64 copy", ladder=(1e-5, 1e-6, 1e-8), copies=2.1)
 def spgl1_bpdn(data: Data, tol: Any) -> Call:
     import spgl1
 
-    return lambda: spgl1.spg_bpdn(data.A, data.y, SIGMA, opt_tol=tol, dec_tol=tol, bp_tol=tol, iter_lim=5000, verbosity=0)[0]
+    # In float32 its line search fails before 1e-6.
+    return lambda: spgl1.spg_bpdn(data.A.astype(np.float64), data.y.astype(np.float64), SIGMA, opt_tol=tol, verbosity=0)[0]
 
 
-@contestant("bpdn", name="numpy Gram + spgl1 on its Cholesky factor", ladder=(1e-4, 1e-6, 1e-8))
+@contestant("bpdn", name="numpy float64 Gram + spgl1 on its Cholesky factor", ladder=(1e-5, 1e-6, 1e-8))
 def gram_spgl1(data: Data, tol: Any) -> Call:
     """Rows of L' in place of those of A: the same inner products, but for the part of y outside the span."""
     import spgl1
     from scipy.linalg import solve_triangular
 
     def call() -> Any:
-        G, c, yy = summary(data)
+        G, c, yy = normal_equations(data.D, data.y)  # in float32 ||y||^2 - z'z has too few digits
         L = np.linalg.cholesky(G)
         z = solve_triangular(L, c, lower=True)
         rest = max(SIGMA**2 - (yy - z @ z), 0.0)
-        return spgl1.spg_bpdn(L.T, z, np.sqrt(rest), opt_tol=tol, dec_tol=tol, bp_tol=tol, iter_lim=5000, verbosity=0)[0]
+        return spgl1.spg_bpdn(L.T, z, np.sqrt(rest), opt_tol=tol, verbosity=0)[0]
 
     return call
 
