@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from contestants import FIRST, FURTHER, contestant
-from problems import GROUP, GROUP_RATIOS, L1_RATIOS, SIX, Data, folds
+from problems import GROUP, GROUP_RATIOS, L1_RATIOS, SIGMA, SIX, Data, folds
 
 ONE_TARGET = (
-    "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp", "group_lasso", "sparse_group_lasso",
+    "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp", "bpdn", "group_lasso", "sparse_group_lasso",
 )  # fmt: skip
-from problems import L1_RATIOS, SIGMA, SIX, Data
-
-ONE_TARGET = ("dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp", "bpdn")
 
 
 def package() -> Any:

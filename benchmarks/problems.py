@@ -42,10 +42,9 @@ GROUP = 4  # atoms per group
 GROUP_RATIOS = {"group_lasso": 0.0, "sparse_group_lasso": 0.5, "group_lasso_gram": 0.0}
 
 METHODS = (
-    "gram", "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp",
+    "gram", "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp", "bpdn",
     "lasso_cv", "group_lasso", "sparse_group_lasso", "group_lasso_gram",
 )  # fmt: skip
-METHODS = ("gram", "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp", "bpdn")
 SIX = ("dot", "ridge", "lasso", "elastic_net", "nnls", "omp")
 
 

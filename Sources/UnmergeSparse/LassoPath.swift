@@ -51,9 +51,8 @@ func path(
       let warm = if let solver { solver } else { try ActiveSet(problem) }
       solver = warm
       warm.change(to: problem)
-      var end = try warm.run(watch, tol: watch.tol, maxIterations: watch.maxIterations)
+      var end = try warm.run(watch, tol: watch.tol, maxIterations: watch.maxIterations, continuing: continues)
       if findsDF { end.df = try warm.degreesOfFreedom() }
-      let end = try warm.run(watch, tol: watch.tol, maxIterations: watch.maxIterations, continuing: continues)
       answers.set(i, problem, warm.v, end, watch)
     }
     if !visit(i, answers.coefficients(i)) { break }

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .attributed import AttributedAtom, Attribution
     from .attribution import attribute
     from .certificate import refine, verify
-    from .constrained import basis_pursuit, bpdn, bvls, lasso_tau, simplex
+    from .constrained import basis_pursuit, bpdn, bvls, dantzig, lasso_knots, lasso_tau, refit, simplex
+    from .conversions import convert_penalty, glmnet_weights
     from .decomposition import decompose
     from .errors import Cancelled, DeadlinePassed, Infeasible, InvalidType, InvalidValue, OutOfMemory, UnmergeError
     from .gram import Accumulator, Gram
@@ -87,13 +88,16 @@ _HOME = {
     "bpdn": "constrained",
     "bvls": "constrained",
     "cel0": "nonconvex",
+    "convert_penalty": "conversions",
     "cross_validate": "selection",
+    "dantzig": "constrained",
     "decompose": "decomposition",
     "dot": "methods",
     "elastic_net": "methods",
     "elastic_net_cv": "selection",
     "fused_lasso": "structured",
     "fused_lasso_modules": "structured",
+    "glmnet_weights": "conversions",
     "group_alpha_max": "groups",
     "group_lasso": "groups",
     "group_lasso_modules": "groups",
@@ -102,6 +106,7 @@ _HOME = {
     "information_criteria": "selection",
     "lasso": "methods",
     "lasso_cv": "selection",
+    "lasso_knots": "constrained",
     "lasso_path": "methods",
     "lasso_tau": "constrained",
     "least_squares_inference": "inference",
@@ -113,6 +118,7 @@ _HOME = {
     "omp": "methods",
     "oscar_weights": "structured",
     "refine": "certificate",
+    "refit": "constrained",
     "replay": "recipe",
     "ridge": "methods",
     "ridge_cv": "selection",
@@ -185,7 +191,9 @@ __all__ = [
     "bpdn",
     "bvls",
     "cel0",
+    "convert_penalty",
     "cross_validate",
+    "dantzig",
     "decompose",
     "demo",
     "dot",
@@ -195,6 +203,7 @@ __all__ = [
     "files",
     "fused_lasso",
     "fused_lasso_modules",
+    "glmnet_weights",
     "group_alpha_max",
     "group_lasso",
     "group_lasso_modules",
@@ -203,6 +212,7 @@ __all__ = [
     "information_criteria",
     "lasso",
     "lasso_cv",
+    "lasso_knots",
     "lasso_path",
     "lasso_tau",
     "least_squares_inference",
@@ -216,6 +226,7 @@ __all__ = [
     "plot",
     "prox",
     "refine",
+    "refit",
     "replay",
     "ridge",
     "ridge_cv",
