@@ -5,7 +5,8 @@ import UnmergeLinalg
 //
 // Where only atom x is left, D = ρ_x τ_x; where nothing is, D = 0. With independent masks, what the others left being the same
 // in both, q = alone / (alone + none). Sign election breaks that: x is alone as well where a kept atom of the other sign lost.
-// Among entries where ρ_y τ_y has the sign of ρ_x τ_x for all y it has nothing to elect, and q is right for every method.
+// Among entries where ρ_y τ_y has the sign of ρ_x τ_x for all y it has nothing to elect: where all entries give more than those,
+// there was an election, and those are right.
 //
 // DELLA keeps larger entries more often, p = q + ε (2r − 1) with r ∈ [0, 1] the rank of |τ| in its row: the rate is a line in r,
 // level for DARE. What puts the l1 norm back is 1/p̄ with p̄ = Σ p|τ| / Σ|τ|, so that w = ρ p̄.
@@ -17,7 +18,7 @@ struct KeptShare: Sendable {
   /// p̄ of every atom.
   let kept: [Double]
 
-  private static let rows = 96
+  private static let rows = 256
   private static let bins = 20
 
   private struct Counts {
@@ -28,6 +29,7 @@ struct KeptShare: Sendable {
     var shortOfAlone = Array(repeating: 0.0, count: bins)
     var shortOfNone = Array(repeating: 0.0, count: bins)
     var total: Double { alone.reduce(0, +) + none.reduce(0, +) }
+    var share: Double { alone.reduce(0, +) / max(total, 1) }
 
     /// Others of the same sign come to e by chance, twice as often within a width on both sides as short of e. What somebody
     /// unknown has left there of the other sign is short of nothing as well.
@@ -85,23 +87,26 @@ struct KeptShare: Sendable {
               let other = Float(ratios[y]) * taus[y][i]
               if other != 0, (other < 0) != (e < 0) { agrees = false }
             }
-            for isAll in agrees ? [true, false] : [true] {
-              func add(_ counts: inout Counts) {
-                if isAlone { counts.alone[bin] += 1 }
-                if isShort { counts.shortOfAlone[bin] += 1 }
-                if isOpposite { counts.shortOfNone[bin] += 1 }
-                if isNone { counts.none[bin] += 1 }
-                if isAround { counts.around += 1 }
-              }
-              if isAll { add(&all) } else { add(&agreeing) }
+            func add(_ counts: inout Counts) {
+              if isAlone { counts.alone[bin] += 1 }
+              if isShort { counts.shortOfAlone[bin] += 1 }
+              if isOpposite { counts.shortOfNone[bin] += 1 }
+              if isNone { counts.none[bin] += 1 }
+              if isAround { counts.around += 1 }
             }
+            add(&all)
+            if agrees { add(&agreeing) }
           }
         }
       }
       if let stop = watch.poll() { throw stop.error }
     }
-    agreeing.removeCoincidences()
-    let counts = agreeing.isClear && agreeing.total > 2000 ? agreeing : all
+    // Without an election all entries tell the same, more of them and with less left by chance.
+    var counts = all
+    if agreeing.isClear, agreeing.total > 2000, all.share > agreeing.share + 0.03 {
+      agreeing.removeCoincidences()
+      if agreeing.isClear { counts = agreeing }
+    }
     guard counts.isClear else { return nil }
     // A line through the rates at r − ½, weighted with the inverse of their variance.
     var (s0, s1, s2, t0, t1) = (0.0, 0.0, 0.0, 0.0, 0.0)
@@ -122,8 +127,7 @@ struct KeptShare: Sendable {
     // Tools take an ε of a few hundredths at least.
     let isSloped = gradient > 0.05 && gradient > 6 * error
     slope = isSloped ? gradient / 2 : 0
-    let total = counts.total
-    share = isSloped ? (t0 - gradient * s1) / s0 : counts.alone.reduce(0, +) / total
+    share = isSloped ? (t0 - gradient * s1) / s0 : counts.share
     let (q, epsilon) = (share, slope)
     kept = (0..<k).map { q + epsilon * (norms[$0] > 0 ? spread[$0] / norms[$0] : 0) }
   }

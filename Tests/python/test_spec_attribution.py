@@ -291,7 +291,7 @@ def test_masks_by_election_and_by_rank(
     epsilon: float, elected: str | None, density: float, request: pytest.FixtureRequest
 ) -> None:
     """An elected sign drops entries that the mask has kept, and DELLA keeps large ones: neither is the density."""
-    if epsilon and density == 0.4:
+    if epsilon and elected and density == 0.4:
         request.applymarker(pytest.mark.xfail(reason="weights of DELLA at low density are 3 % too large", strict=True))
     world, truth = World(1, k=10, **LARGE), {1: 0.7, 4: 0.5, 6: 0.4}
     r = world.attribute(world.della(truth, density, epsilon, elected), KNOWN)
