@@ -93,6 +93,11 @@ extension Quadratic {
     var isEmpty = true
     for j in 0..<n {
       let l = lambda[j]
+      // Most atoms of a sparse answer: held at 0 by the norm, they violate nothing and limit nothing.
+      if l > 0, v[j] == 0, abs(g[j]) <= l {
+        if l < .infinity { (hasNorm, isEmpty) = (true, false) }
+        continue
+      }
       guard l < .infinity else { continue }
       isEmpty = false
       let (isOpenAbove, isOpenBelow) = (upper[j] == .infinity, lower[j] == -.infinity)
@@ -110,7 +115,7 @@ extension Quadratic {
       return r
     }
     var gap = 0.5 * (1 - s) * (1 - s) * (r.rss + ridge)
-    for j in 0..<n where lambda[j] < .infinity { gap += slack(j, v[j], s * g[j]) }
+    for j in 0..<n where lambda[j] < .infinity && (v[j] != 0 || abs(s * g[j]) > lambda[j]) { gap += slack(j, v[j], s * g[j]) }
     set(gap: gap, &r)
     return r
   }

@@ -38,7 +38,8 @@ final class Answers: @unchecked Sendable {
     let w = coef.pointer + column * rows
     let gram = problem.gram
     var nonzeros = 0
-    for j in 0..<rows {
+    let isBounded = !problem.bounds.isEmpty
+    for j in 0..<rows where isBounded || v[j] != 0 {
       w[j] = gram.norms[j] > 0 ? v[j] * (problem.unit / gram.norms[j]) : 0
       if v[j] == problem.lower[j] { w[j] = problem.bounds.lower(j) }
       if v[j] == problem.upper[j] { w[j] = problem.bounds.upper(j) }
