@@ -134,10 +134,10 @@ static void answers(void) {
   unmerge_cel0_options cel0;
   unmerge_cel0_options_init(&cel0, sizeof cel0);
   cel0.alpha = 0.5;
-  for (int method = 0; method < 2; method++) {
-    if (method == 0) OK(unmerge_fused_lasso(q.gram, &fused, NULL, &v, r, &e), e);
-    if (method == 1) OK(unmerge_cel0(q.gram, &cel0, NULL, &v, r, &e), e);
-    const double l1 = method == 0 ? 1.25 : 0, fusion = method == 0 ? 3.75 : 0, count = method == 0 ? 0 : 0.5;
+  for (int which = 0; which < 2; which++) {
+    if (which == 0) OK(unmerge_fused_lasso(q.gram, &fused, NULL, &v, r, &e), e);
+    if (which == 1) OK(unmerge_cel0(q.gram, &cel0, NULL, &v, r, &e), e);
+    const double l1 = which == 0 ? 1.25 : 0, fusion = which == 0 ? 3.75 : 0, count = which == 0 ? 0 : 0.5;
     for (int t = 0; t < T; t++) {
       CHECK(r[t].outcome == UNMERGE_CONVERGED);
       for (int j = 0; j < N; j++) one[j] = w[j * T + t];
