@@ -1065,6 +1065,79 @@ unmerge_status unmerge_prox_options_init(unmerge_prox_options *options, size_t s
 unmerge_status unmerge_prox(int32_t kind, const unmerge_prox_options *options, const unmerge_view *x, const unmerge_view *z,
                             unmerge_error *error);
 
+/* ---------------------------------------------------------------- composite problems: a penalty or set of your own making
+ *
+ *     minimise  1/2 ||Aw-y||^2 + q'w + sum_i g_i(K_i w)
+ *
+ * for convex g_i of the table above on all coefficients, on some of them, or on K_i w with a matrix K_i of the caller's: sums
+ * and intersections that no method of its own covers.  Where one does, it is faster.
+ *
+ * ADMM splits z_i = K_i w, with over-relaxation and a rho that balances the residuals; FISTA, with gradient restart, serves
+ * terms on disjoint atoms without matrix.  Both find the face of the z_i (zeros, bounds, clusters, active constraints); Newton
+ * on it (`polish`) finds the minimum there to rounding and is kept where the residuals fall.  Boyd, Parikh, Chu, Peleato &
+ * Eckstein 2011; O'Donoghue & Candes 2015; Li, Sun & Toh 2018.
+ *
+ * The certificate: z_i = prox of g_i, and l_i a subgradient of g_i at z_i by construction.  Then
+ *
+ *     primal = ||K w - z|| / max(||K w||, ||z||),      dual = ||Gw - c + q + sum K_i' l_i|| / max(||c - q||, ||Gw||, ||K'l||)
+ *
+ * (terms stacked, each K_i divided by the root mean square of the norms of its rows); both 0 exactly at an optimum.
+ * `violation` is the larger one and CONVERGED means violation <= tol.
+ * duality_gap bounds the objective's distance from the optimum where G is regular (else NaN), up to what `primal` leaves of the
+ * sets: 1/2 e'G^-1 e, e what the dual residual is the norm of, and what each g_i deviates from its tangent between K_i w and z_i.  Sets count
+ * as 0 in the objective.  UNMERGE_E_INFEASIBLE with a proof (Banjac, Goulart, Stellato & Boyd 2019) where the sets have no
+ * point in common; a problem without a lower bound (q alone can make one) ends with ITERATION_LIMIT. */
+
+/* A proximal operator of the caller's: z = argmin step f(z) + 1/2 ||z - v||^2, n numbers; z is not v.  0 to go on, anything else
+ * ends the call with UNMERGE_E_CANCELLED.  f must be convex; its value is not known, so the objective is NaN, and there is no
+ * polish.  Called on the calling thread. */
+typedef int32_t (*unmerge_prox_fn)(void *user, const double *v, double step, double *z, int64_t n);
+#define UNMERGE_TERM_CALLBACK 0
+
+typedef struct unmerge_term {
+  size_t struct_size;
+  int32_t kind;     /* a convex UNMERGE_PROX_... of a vector, or UNMERGE_TERM_CALLBACK; default UNMERGE_PROX_L1 */
+  int32_t reserved; /* 0 */
+  const unmerge_prox_options *options; /* NULL = defaults; step plays no part; MONOTONE without weights */
+  const int64_t *atoms; /* n_atoms different indices in [0, n): g of those coefficients in that order; NULL = all */
+  int64_t n_atoms;      /* >= 0; default 0 */
+  const unmerge_view *matrix; /* K, k x n, finite; NULL = the identity; not together with atoms */
+  const double *lower;  /* BOX: as many bounds as K w has entries, instead of those of the options; NULL = those */
+  const double *upper;
+  unmerge_prox_fn prox; /* UNMERGE_TERM_CALLBACK: required */
+  void *prox_user;
+} unmerge_term;
+unmerge_status unmerge_term_init(unmerge_term *term, size_t size);
+
+#define UNMERGE_ENGINE_AUTO 0 /* ADMM */
+#define UNMERGE_ENGINE_ADMM 1
+#define UNMERGE_ENGINE_FISTA 2
+typedef struct unmerge_composite_options {
+  size_t struct_size;
+  double rho;           /* ADMM's penalty, in units of ||a||^2; > 0 fixes it; 0 (default): mean ||a_j||^2, then adapted */
+  double relaxation;    /* [1, 1.8]; default 1.6 */
+  const double *linear; /* q, n finite numbers; NULL = 0 */
+  int32_t engine;       /* UNMERGE_ENGINE_...; default AUTO */
+  int32_t polish;       /* 0 or 1; default 1 */
+  int32_t warm_start;   /* 0 or 1; default 0 */
+  int32_t reserved;     /* 0 */
+} unmerge_composite_options;
+unmerge_status unmerge_composite_options_init(unmerge_composite_options *options, size_t size);
+/* terms: n_terms >= 0 structs; the struct_size of the first is the distance between them.  residuals: 2 T doubles, primal and
+ * dual of target t at 2 t and 2 t + 1; NULL = not wanted.  iterations counts steps of the engine and Newton steps. */
+unmerge_status unmerge_composite(const unmerge_gram *gram, const unmerge_term *terms, int64_t n_terms,
+                                 const unmerge_composite_options *options, const unmerge_run *run, const unmerge_view *coef,
+                                 double *residuals, unmerge_report *reports, unmerge_error *error);
+
+/* Consensus over row blocks: what one machine contributes that holds a Gram of its rows only,
+ *
+ *     x = argmin 1/2 ||A_b x - y_b||^2 + rho/2 ||x - z + u||^2,
+ *
+ * n x T each, rho > 0 and finite.  A round: every machine calls this; z = the composite problem with G = B rho I and
+ * c = rho sum_b (x_b + u_b), B the number of machines; u_b += x_b - z.  Where Grams may be sent, adding them answers in one. */
+unmerge_status unmerge_consensus_step(const unmerge_gram *gram, double rho, const unmerge_view *z, const unmerge_view *u,
+                                      const unmerge_view *x, unmerge_error *error);
+
 /* ---------------------------------------------------------------- verify and refine: from the data, not from the Gram
  *
  * The problem the coefficients are an answer to: alpha, l1_ratio, weights, positive as in the elastic net (alpha = 0: least

@@ -287,6 +287,14 @@ static inline unmerge_status call_group(const unmerge_gram *g, const void *o, co
                                         unmerge_report *p, unmerge_error *e) {
   return unmerge_group_lasso(g, o, r, w, NULL, p, e);
 }
+/* One term, the l1 norm of all atoms. */
+static inline unmerge_status init_composite(void *o, size_t size) { return unmerge_composite_options_init(o, size); }
+static inline unmerge_status call_composite(const unmerge_gram *g, const void *o, const unmerge_run *r, const unmerge_view *w,
+                                            unmerge_report *p, unmerge_error *e) {
+  unmerge_term term;
+  unmerge_term_init(&term, sizeof term);
+  return unmerge_composite(g, &term, 1, o, r, w, NULL, p, e);
+}
 static inline unmerge_status init_path(void *o, size_t size) {
   const unmerge_status s = unmerge_path_options_init(o, size);
   if (s == UNMERGE_OK) ((unmerge_path_options *)o)->n_alphas = PATH_ALPHAS;
@@ -319,6 +327,7 @@ static const method methods[] = {
     {"dantzig", sizeof(unmerge_dantzig_options), init_dantzig, call_dantzig},
     {"omp", sizeof(unmerge_omp_options), init_omp, call_omp},
     {"group_lasso", sizeof(unmerge_group_options), init_group, call_group},
+    {"composite", sizeof(unmerge_composite_options), init_composite, call_composite},
     {"lasso_path", sizeof(unmerge_path_options), init_path, call_path},
 };
 enum { METHODS = sizeof methods / sizeof methods[0] };

@@ -29,6 +29,8 @@ BEGINS_WITH_SIZE(unmerge_scad_options);
 BEGINS_WITH_SIZE(unmerge_cel0_options);
 BEGINS_WITH_SIZE(unmerge_lq_options);
 BEGINS_WITH_SIZE(unmerge_slope_options);
+BEGINS_WITH_SIZE(unmerge_term);
+BEGINS_WITH_SIZE(unmerge_composite_options);
 BEGINS_WITH_SIZE(unmerge_fused_lasso_options);
 BEGINS_WITH_SIZE(unmerge_prox_options);
 BEGINS_WITH_SIZE(unmerge_problem);

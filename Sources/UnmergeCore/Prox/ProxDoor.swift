@@ -4,16 +4,16 @@ import UnmergeLinalg
 // unmerge_prox: the functions of `Prox` by the numbers of the header.
 
 /// What can be asked for, checked.
-private struct ProxCall {
-  let kind: Int32
-  let o: unmerge_prox_options
+package struct ProxCall: @unchecked Sendable {
+  package let kind: Int32
+  package let o: unmerge_prox_options
   /// Rows and columns of x.
-  let n: Int
+  package let n: Int
   let m: Int
-  let weights: Buffer<Double>?
-  let normal: Buffer<Double>?
+  package let weights: Buffer<Double>?
+  package let normal: Buffer<Double>?
 
-  init(_ kind: Int32, _ o: unmerge_prox_options, _ n: Int, _ m: Int) throws(UnmergeError) {
+  package init(_ kind: Int32, _ o: unmerge_prox_options, _ n: Int, _ m: Int) throws(UnmergeError) {
     guard kind >= UNMERGE_PROX_L1, kind <= UNMERGE_PROX_MONOTONE else {
       throw .range("kind is \(kind); it must be one of UNMERGE_PROX_... (1 to \(UNMERGE_PROX_MONOTONE))")
     }
@@ -49,8 +49,8 @@ private struct ProxCall {
       throw .range("options->radius is \(o.radius); it must be at most \(n) x upper = \(Double(n) * o.upper)")
     }
     self.o = o
-    self.weights = try copy(UnmergeCore.weights(o.weights, n, "options->weights"), n)
-    normal = try copy(o.normal, n)
+    self.weights = try copyDoubles(UnmergeCore.weights(o.weights, n, "options->weights"), n)
+    normal = try copyDoubles(o.normal, n)
     if let normal {
       for i in 0..<n where !normal[i].isFinite {
         throw .range("options->normal[\(i)] is \(normal[i]); it must be finite")
@@ -60,11 +60,16 @@ private struct ProxCall {
   }
 
   private var strength: Prox.Strength { Prox.Strength(o.alpha, weights.map { UnsafePointer($0.pointer) }) }
-  private var scaled: Prox.Strength { Prox.Strength(o.alpha * o.step, weights.map { UnsafePointer($0.pointer) }) }
 
   /// z ← prox(x), both n×m, column-major.
-  func apply(_ x: UnsafePointer<Double>, _ z: UnsafeMutablePointer<Double>) throws(UnmergeError) {
-    let t = o.alpha * o.step
+  package func apply(
+    _ x: UnsafePointer<Double>, _ z: UnsafeMutablePointer<Double>, step: Double
+  ) throws(UnmergeError) {
+    let t = o.alpha * step
+    let scaled = Prox.Strength(t, strength.weights)
+    func separable(_ f: some Separable, _ x: UnsafePointer<Double>, _ z: UnsafeMutablePointer<Double>) {
+      columns(x, z) { f.apply(n, $0, $1, step: step) }
+    }
     switch kind {
     case UNMERGE_PROX_L1: separable(Prox.L1(strength), x, z)
     case UNMERGE_PROX_NONNEGATIVE_L1: separable(Prox.NonNegativeL1(strength), x, z)
@@ -122,10 +127,6 @@ private struct ProxCall {
     }
   }
 
-  private func separable(_ f: some Separable, _ x: UnsafePointer<Double>, _ z: UnsafeMutablePointer<Double>) {
-    columns(x, z) { f.apply(n, $0, $1, step: o.step) }
-  }
-
   private func columns(
     _ x: UnsafePointer<Double>, _ z: UnsafeMutablePointer<Double>,
     _ body: (UnsafePointer<Double>, UnsafeMutablePointer<Double>) throws(UnmergeError) -> Void
@@ -141,7 +142,7 @@ private struct ProxCall {
   }
 }
 
-private func copy(_ pointer: UnsafePointer<Double>?, _ n: Int) throws(UnmergeError) -> Buffer<Double>? {
+package func copyDoubles(_ pointer: UnsafePointer<Double>?, _ n: Int) throws(UnmergeError) -> Buffer<Double>? {
   guard let pointer else { return nil }
   let copy = try allocate(n, of: Double.self)
   for i in 0..<n { copy[i] = UnsafeRawPointer(pointer + i).loadUnaligned(as: Double.self) }
@@ -204,7 +205,9 @@ public func unmerge_prox(
         input[j * n + i] = value
       }
     }
-    try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in try call.apply(input.pointer, result.pointer) }
+    try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
+      try call.apply(input.pointer, result.pointer, step: call.o.step)
+    }
     for j in 0..<m { for i in 0..<n { output.set(i, j, result[j * n + i]) } }
   }
 }

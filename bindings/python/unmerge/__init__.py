@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import demo, errors, files, plot, prox
+    from . import demo, errors, files, plot, prox, terms
     from ._library import blas_description, version
     from ._run import Progress
     from .attributed import AttributedAtom, Attribution
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .certificate import refine, verify
     from .constrained import basis_pursuit, bpdn, bvls, dantzig, lasso_knots, lasso_tau, refit, simplex
     from .conversions import convert_penalty, glmnet_weights
+    from .composite import Consensus, minimise
+    from .constrained import basis_pursuit, bpdn, bvls, lasso_tau, simplex
     from .decomposition import decompose
     from .errors import Cancelled, DeadlinePassed, Infeasible, InvalidType, InvalidValue, OutOfMemory, UnmergeError
     from .gram import Accumulator, Gram
@@ -59,6 +61,7 @@ _HOME = {
     "AttributedAtom": "attributed",
     "Attribution": "attributed",
     "Cancelled": "errors",
+    "Consensus": "composite",
     "CrossValidation": "selection",
     "DeadlinePassed": "errors",
     "Decomposition": "result",
@@ -114,6 +117,7 @@ _HOME = {
     "mask": "masks",
     "mcp": "nonconvex",
     "merge": "recipe",
+    "minimise": "composite",
     "nnls": "methods",
     "omp": "methods",
     "oscar_weights": "structured",
@@ -130,7 +134,7 @@ _HOME = {
     "verify": "certificate",
     "version": "_library",
 }
-_MODULES = ("demo", "errors", "files", "plot", "prox")
+_MODULES = ("demo", "errors", "files", "plot", "prox", "terms")
 
 if not TYPE_CHECKING:  # a type checker that saw this would accept any name
 
@@ -161,6 +165,7 @@ __all__ = [
     "AttributedAtom",
     "Attribution",
     "Cancelled",
+    "Consensus",
     "CrossValidation",
     "DeadlinePassed",
     "Decomposition",
@@ -220,6 +225,7 @@ __all__ = [
     "mask",
     "mcp",
     "merge",
+    "minimise",
     "nnls",
     "omp",
     "oscar_weights",
@@ -235,6 +241,7 @@ __all__ = [
     "slope",
     "sparse_group_lasso",
     "stability_selection",
+    "terms",
     "verify",
     "version",
 ]

@@ -96,6 +96,10 @@ UNMERGE_PROX_PLANE = 26
 UNMERGE_PROX_HALFSPACE = 27
 UNMERGE_PROX_CONE = 28
 UNMERGE_PROX_MONOTONE = 29
+UNMERGE_TERM_CALLBACK = 0
+UNMERGE_ENGINE_AUTO = 0
+UNMERGE_ENGINE_ADMM = 1
+UNMERGE_ENGINE_FISTA = 2
 UNMERGE_MERGE_LINEAR = 1
 UNMERGE_MERGE_TASK_ARITHMETIC = 2
 UNMERGE_MERGE_TIES = 3
@@ -938,6 +942,57 @@ class unmerge_prox_options(ctypes.Structure):
         ("k", ctypes.c_int64),
         ("weights", ctypes.POINTER(ctypes.c_double)),
         ("normal", ctypes.POINTER(ctypes.c_double)),
+    ]
+
+
+unmerge_prox_fn = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.POINTER(ctypes.c_double), ctypes.c_double, ctypes.POINTER(ctypes.c_double), ctypes.c_int64)
+
+
+class unmerge_term(ctypes.Structure):
+    struct_size: int
+    kind: int
+    reserved: int
+    options: Any
+    atoms: Any
+    n_atoms: int
+    matrix: Any
+    lower: Any
+    upper: Any
+    prox: Any
+    prox_user: Any
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("kind", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+        ("options", ctypes.POINTER(unmerge_prox_options)),
+        ("atoms", ctypes.POINTER(ctypes.c_int64)),
+        ("n_atoms", ctypes.c_int64),
+        ("matrix", ctypes.POINTER(unmerge_view)),
+        ("lower", ctypes.POINTER(ctypes.c_double)),
+        ("upper", ctypes.POINTER(ctypes.c_double)),
+        ("prox", unmerge_prox_fn),
+        ("prox_user", ctypes.c_void_p),
+    ]
+
+
+class unmerge_composite_options(ctypes.Structure):
+    struct_size: int
+    rho: float
+    relaxation: float
+    linear: Any
+    engine: int
+    polish: int
+    warm_start: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("rho", ctypes.c_double),
+        ("relaxation", ctypes.c_double),
+        ("linear", ctypes.POINTER(ctypes.c_double)),
+        ("engine", ctypes.c_int32),
+        ("polish", ctypes.c_int32),
+        ("warm_start", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
     ]
 
 
@@ -2110,6 +2165,45 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_term_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_term),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_composite_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_composite_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_composite": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_term),
+            ctypes.c_int64,
+            ctypes.POINTER(unmerge_composite_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_consensus_step": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.c_double,
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_problem_init": (
         ctypes.c_int32,
         [
@@ -2766,6 +2860,35 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "k": 80,
             "weights": 88,
             "normal": 96,
+        },
+    ),
+    "unmerge_term": (
+        80,
+        {
+            "struct_size": 0,
+            "kind": 8,
+            "reserved": 12,
+            "options": 16,
+            "atoms": 24,
+            "n_atoms": 32,
+            "matrix": 40,
+            "lower": 48,
+            "upper": 56,
+            "prox": 64,
+            "prox_user": 72,
+        },
+    ),
+    "unmerge_composite_options": (
+        48,
+        {
+            "struct_size": 0,
+            "rho": 8,
+            "relaxation": 16,
+            "linear": 24,
+            "engine": 32,
+            "polish": 36,
+            "warm_start": 40,
+            "reserved": 44,
         },
     ),
     "unmerge_problem": (

@@ -39,6 +39,7 @@ class Report:
     condition : estimate for the unit-diagonal Gram of the atoms in use; NaN where not computed.
     df : effective degrees of freedom of the fit, the trace of d(Aw)/dy; NaN where not known.
     multiplier : of the constraint, for methods that have one; NaN elsewhere.
+    primal, dual : relative residuals of a composite problem (minimise); NaN elsewhere.
     streamed : the certificate was recomputed from the data (verify, refine), not from the Gram.
     order : for omp, the atoms in the order of selection; else None.
     """
@@ -61,6 +62,8 @@ class Report:
     order: list[int] | None = field(default=None)
     df: float = math.nan
     multiplier: float = math.nan
+    primal: float = math.nan
+    dual: float = math.nan
 
     @property
     def converged(self) -> bool:
