@@ -115,7 +115,9 @@ extension Quadratic {
       return r
     }
     var gap = 0.5 * (1 - s) * (1 - s) * (r.rss + ridge)
-    for j in 0..<n where lambda[j] < .infinity && (v[j] != 0 || abs(s * g[j]) > lambda[j]) { gap += slack(j, v[j], s * g[j]) }
+    for j in 0..<n where lambda[j] < .infinity && (v[j] != 0 || abs(s * g[j]) > lambda[j]) {
+      gap += slack(j, v[j], s * g[j])
+    }
     set(gap: gap, &r)
     return r
   }

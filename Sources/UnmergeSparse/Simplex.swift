@@ -32,6 +32,7 @@ private struct SumConstrained: Sendable {
     let unit = family.problem.unit
     goal /= unit
     let isFound = try meet(goal, family)
+    if isFound { settle(goal, family) }
     var end = family.ending
     end.certificate.objective = 0.5 * end.certificate.rss
     let certificate = try certify(family, end.certificate)
@@ -79,6 +80,24 @@ private struct SumConstrained: Sendable {
       reach *= 4
     }
     return false
+  }
+
+  /// What the rounding of the multiplier leaves of an atom that belongs at its bound goes to the largest of the others.
+  private func settle(_ goal: Double, _ family: Multiplier) {
+    let (problem, v, rho) = (family.problem, family.solver.v, family.rho)
+    let level = 16 * roundoff * max(abs(goal), family.gross)
+    var largest: Int?
+    for j in 0..<problem.n where rho[j] > 0 && problem.isFree(j, v[j]) && abs(v[j]) * rho[j] > 4 * level {
+      if largest.map({ abs(v[j]) * rho[j] > abs(v[$0]) * rho[$0] }) ?? true { largest = j }
+    }
+    for j in 0..<problem.n where j != largest && problem.isFree(j, v[j]) {
+      for bound in [problem.lower[j], problem.upper[j]] where abs(v[j] - bound) * rho[j] <= level {
+        // Without anybody free to take it, it is rounding of the sum.
+        if let k = largest { v[k] = problem.clamp(k, v[k] + (v[j] - bound) * rho[j] / rho[k]) }
+        v[j] = bound
+        break
+      }
+    }
   }
 
   /// The bounds and what the sum leaves of them.
