@@ -1079,14 +1079,15 @@ unmerge_status unmerge_prox(int32_t kind, const unmerge_prox_options *options, c
  *
  * The certificate: z_i = prox of g_i, and l_i a subgradient of g_i at z_i by construction.  Then
  *
- *     primal = ||K w - z|| / max(||K w||, ||z||),      dual = ||Gw - c + q + sum K_i' l_i|| / max(||c - q||, ||Gw||, ||K'l||)
+ *     primal = ||K w - z|| / max(||K w||, ||z||, ||w||, ||c - q|| / D^2),        D = max ||a_j||,
+ *     dual   = ||Gw - c + q + sum K_i' l_i|| / max(||c - q||, ||Gw||, ||K'l||)
  *
  * (terms stacked, each K_i divided by the root mean square of the norms of its rows); both 0 exactly at an optimum.
  * `violation` is the larger one and CONVERGED means violation <= tol.
- * duality_gap bounds the objective's distance from the optimum where G is regular (else NaN), up to what `primal` leaves of the
- * sets: 1/2 e'G^-1 e, e what the dual residual is the norm of, and what each g_i deviates from its tangent between K_i w and z_i.  Sets count
- * as 0 in the objective.  UNMERGE_E_INFEASIBLE with a proof (Banjac, Goulart, Stellato & Boyd 2019) where the sets have no
- * point in common; a problem without a lower bound (q alone can make one) ends with ITERATION_LIMIT. */
+ * duality_gap bounds the objective's distance from the optimum where G is regular (else NaN), up to what `primal` leaves of
+ * the sets: 1/2 e'G^-1 e, e the vector in the numerator of `dual`, and what each g_i deviates from its tangent between z_i and
+ * K_i w.  Sets count as 0 in the objective.  UNMERGE_E_INFEASIBLE with a proof (Banjac, Goulart, Stellato & Boyd 2019) where
+ * the sets have no point in common; a problem without a lower bound (q alone can make one) ends with ITERATION_LIMIT. */
 
 /* A proximal operator of the caller's: z = argmin step f(z) + 1/2 ||z - v||^2, n numbers; z is not v.  0 to go on, anything else
  * ends the call with UNMERGE_E_CANCELLED.  f must be convex; its value is not known, so the objective is NaN, and there is no

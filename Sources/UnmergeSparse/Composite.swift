@@ -123,6 +123,8 @@ final class CompositeSolver {
   private(set) var primal = Double.infinity
   private(set) var dual = Double.infinity
   private var merit: Double { primal > dual || primal.isNaN ? primal : dual }
+  /// What the residuals are relative to.
+  private var (primalSize, dualSize) = (0.0, 0.0)
 
   init(_ problem: CompositeProblem, _ gram: Gram, target t: Int) throws(UnmergeError) {
     self.problem = problem
@@ -202,14 +204,17 @@ final class CompositeSolver {
     work.update(repeating: 0, count: n)
     unstack(1, lambda, work)
     var (e, sizeB, sizeQ, sizeL) = (0.0, 0.0, 0.0, 0.0)
+    var sizeX = 0.0
     for j in 0..<n {
       slope[j] = qx[j] - b[j] + work[j]
       e += slope[j] * slope[j]
       sizeB += b[j] * b[j]
+      sizeX += x[j] * x[j]
       sizeQ += qx[j] * qx[j]
       sizeL += work[j] * work[j]
     }
     let size = max(sizeB, sizeQ, sizeL)
+    dualSize = size.squareRoot()
     dual = size > 0 ? (e / size).squareRoot() : e.squareRoot()
     var (r, sizeK, sizeZ) = (0.0, 0.0, 0.0)
     for i in 0..<m {
@@ -217,7 +222,9 @@ final class CompositeSolver {
       sizeK += kx[i] * kx[i]
       sizeZ += z[i] * z[i]
     }
-    let length = max(sizeK, sizeZ)
+    // b as it stands for the size of a coefficient: where K x = z = 0 there is nothing else to compare rounding with.
+    let length = max(max(sizeK, sizeZ), max(sizeX, sizeB))
+    primalSize = length.squareRoot()
     primal = length > 0 ? (r / length).squareRoot() : 0
   }
 
@@ -334,6 +341,7 @@ final class CompositeSolver {
     var failed: UInt64 = 0
     var (retryAt, forcedAt, balanceAt, proofAt) = (0, 20, 10, 100)
     let goal = watch.tol
+    let start = rho
     while stop == nil, iterations < watch.maxIterations {
       if problem.usesFISTA { try stepFISTA() } else { try stepADMM() }
       iterations += 1
@@ -351,7 +359,8 @@ final class CompositeSolver {
         retryAt = 2 * iterations
         if merit < gain, problem.usesFISTA { restart() }
       }
-      if merit <= goal { break }
+      // Settling on z moves x by what is left of K x − z.
+      if merit <= 0.1 * goal { break }
       watch.report(
         phase: UNMERGE_PHASE_SOLVE, pass: gram.passes, done: 0, total: gram.targets, objective: .nan, relativeGap: merit)
       if problem.usesFISTA { continue }
@@ -364,7 +373,7 @@ final class CompositeSolver {
         balanceAt = iterations + max(10, iterations / 5)
         let ratio = dual > 0 ? min(max((primal / dual).squareRoot(), 0.1), 10) : 10
         if ratio > 2 || ratio < 0.5 {
-          rho = min(max(rho * ratio, 1e-12), 1e12)
+          rho = min(max(rho * ratio, 1e-5 * start), 1e5 * start)
           isFactored = false
         }
       }
@@ -494,10 +503,15 @@ final class CompositeSolver {
     for (i, part) in [z, lambda, v, rawV, rawZ].enumerated() { part.update(from: kept + n + i * m, count: m) }
   }
 
+  /// Residuals count by the sizes they are compared with at the start: a point far away, where everything is large, would
+  /// look good by its own. What Newton does not nearly end is given back, for the engine converges from where it is.
   private func polish(_ watch: Watch) throws(UnmergeError) {
     save()
     let start = merit
-    var best = merit
+    let sizes = (primalSize, dualSize)
+    let enough = max(watch.tol, 1e-3 * start)
+    var best = start
+    var isKept = false
     var signature = face.signature
     for round in 0..<20 where iterations < watch.maxIterations {
       if watch.poll() != nil { break }
@@ -506,19 +520,23 @@ final class CompositeSolver {
       for i in 0..<m { v[i] = kx[i] + lambda[i] / rho }
       try proximal(1 / rho)
       measure()
-      let now = merit
+      let now = max(
+        primal * max(1, sizes.0 > 0 ? primalSize / sizes.0 : 1), dual * max(1, sizes.1 > 0 ? dualSize / sizes.1 : 1))
       guard now.isFinite, now < 1e6 * max(start, 1e-3) else { break }
       if now < best {
-        save()
         // Rounding: nothing more to gain.
         let isDone = now <= 1e-15 || (now > 0.5 * best && now <= 1e-2 * watch.tol)
         best = now
+        if now <= enough {
+          save()
+          isKept = true
+        }
         if isDone { break }
-      } else if best <= 1e-2 * watch.tol {
+      } else if isKept, best <= 1e-2 * watch.tol {
         break
       }
       describe()
-      if face.signature == signature, now >= 0.9 * best, round > 2, best < start { break }
+      if face.signature == signature, now >= 0.9 * best, round > 2 { break }
       signature = face.signature
     }
     restore()

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.sparse as sparse
 import unmerge
+from scipy import sparse
 from unmerge import terms as t
 
 clarabel = pytest.importorskip("clarabel")
@@ -151,7 +151,7 @@ def value(s: Spec, w: np.ndarray) -> tuple[Any, Any]:
     """g(K w) in extended precision, and how far K w is outside where g is a set (relative to its size, at least 1)."""
     z = matrix_of(s, len(w)).astype(np.longdouble) @ w.astype(np.longdouble)
     kind, size = s["kind"], max(1, np.abs(z).max(initial=0))
-    norm = lambda v: np.sqrt((v * v).sum())  # noqa: E731
+    norm = lambda v: np.sqrt((v * v).sum())
     if kind == "l1":
         return s["alpha"] * np.abs(z).sum(), 0
     if kind == "linf":
@@ -273,8 +273,8 @@ def test_interior_point_finds_nothing_better(family: str) -> None:
         theirs, _ = objective(A, y, linear, specs, oracle)
         assert outside <= 1e-9, (family, seed, outside)
         assert ours <= theirs + 1e-9 * max(abs(theirs), 1e-2), (family, seed, ours - theirs)
-        # What the oracle leaves of its constraints it may gain; ours is no lower than that explains.
-        assert ours >= theirs - 1e-7 * max(abs(theirs), 1e-2), (family, seed, ours - theirs)
+        # The oracle itself stops a few 1e-9 above its optimum in some problems.
+        assert ours >= theirs - 1e-8 * max(abs(theirs), 1e-2), (family, seed, ours - theirs)
         assert abs(report.objective - ours) <= 1e-9 * max(abs(ours), 1e-2), (family, seed)
         # The same problem in other units.
         scaled = [{k: v * unit if k in LENGTHS else v * unit if k == "alpha" and s["kind"] not in SQUARES else v
@@ -346,11 +346,42 @@ def test_gap_bounds_the_distance_from_the_optimum() -> None:
 def test_dependent_atoms_have_no_gap_but_an_answer() -> None:
     rng = np.random.default_rng(0)
     A, y = rng.standard_normal((20, 40)), rng.standard_normal(20)
-    w, report = unmerge.minimise((A, y), terms=t.L1(0.5))
+    _, report = unmerge.minimise((A, y), terms=t.L1(0.5))
     _, reference = unmerge.lasso((A, y), alpha=0.5)
     assert report.converged
     assert report.objective == pytest.approx(reference.objective, rel=1e-9)
     assert np.isnan(report.duality_gap)
+
+
+def test_nearly_dependent_atoms() -> None:
+    """Newton on a wrong face leads far away here, where relative residuals look small; it must not be believed."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(5, 40))
+        U, _, V = np.linalg.svd(rng.standard_normal((3 * n, n)), full_matrices=False)
+        A = U @ np.diag(np.logspace(1, 1 - rng.uniform(2, 4), n)) @ V
+        y = A @ np.where(rng.random(n) < 0.3, rng.standard_normal(n), 0) + 0.1 * rng.standard_normal(3 * n)
+        alpha = float(np.abs(A.T @ y).max()) * 10 ** rng.uniform(-3, -0.3)
+        _, reference = unmerge.lasso((A, y), alpha=alpha)
+        _, report = unmerge.minimise((A, y), terms=t.L1(alpha))
+        assert report.converged, (seed, report)
+        assert report.objective == pytest.approx(reference.objective, rel=1e-9), seed
+
+
+def test_a_penalty_that_wins_leaves_the_null_space() -> None:
+    """alpha beyond every multiplier: K w = 0, and w is least squares on the null space of K, whatever K is scaled by."""
+    rng = np.random.default_rng(5)
+    A, y = rng.standard_normal((40, 12)), rng.standard_normal(40)
+    for scale in (1e-6, 1, 1e6):
+        K = scale * rng.standard_normal((5, 12))
+        null = np.linalg.svd(K)[2][5:].T
+        expected = null @ np.linalg.lstsq(A @ null, y, rcond=None)[0]
+        for term in (t.L1(1e3 / scale, matrix=K), t.Group(1e3 / scale, matrix=K), t.LInf(1e4 / scale, matrix=K)):
+            w, report = unmerge.minimise((A, y), terms=term)
+            assert report.converged, (scale, report)
+            assert np.abs(w - expected).max() <= 1e-9, scale
+    w, report = unmerge.minimise((A, y), terms=t.L1(1e3, matrix=rng.standard_normal((30, 12))))
+    assert report.converged and np.abs(w).max() <= 1e-10
 
 
 # ---------------------------------------------------------------- edges
@@ -376,7 +407,7 @@ def test_sets_without_a_common_point_are_refused() -> None:
 def test_callback_is_a_term() -> None:
     gram, top = problem(7)
     alpha = 0.1 * top
-    expected, reference = unmerge.lasso(gram, alpha=alpha)
+    expected, _ = unmerge.lasso(gram, alpha=alpha)
     soft = t.Prox(lambda v, step: np.sign(v) * np.maximum(np.abs(v) - step * alpha, 0))
     for engine in ("admm", "fista"):
         w, report = unmerge.minimise(gram, terms=soft, engine=engine, max_iter=200000, tol=1e-9)
@@ -410,7 +441,7 @@ def test_degenerate_data() -> None:
     w, _ = unmerge.minimise((np.zeros((4, 3)), np.zeros(4)), terms=t.Box(1, 2))
     assert (w >= 1).all() and (w <= 2).all()
     Y = rng.standard_normal((20, 3))
-    w, reports = unmerge.minimise((A, Y), terms=t.L1(0.1))
+    w, _ = unmerge.minimise((A, Y), terms=t.L1(0.1))
     for k in range(3):
         one, _ = unmerge.minimise((A, Y[:, k]), terms=t.L1(0.1))
         assert np.allclose(w[:, k], one, rtol=0, atol=1e-14)
