@@ -17,7 +17,7 @@ if(UNMERGE_SANITIZE) # CC has to be the toolchain's clang: library and tests sha
 endif()
 
 # ---------------------------------------------------------------- the contract
-foreach(name null handles structs views overflow data options outputs control process constrained methods groups selection penalties merge
+foreach(name null handles structs views overflow data options outputs control process constrained methods groups selection penalties greedy merge
              attribution)
 foreach(name null handles structs views overflow data options outputs control process methods groups selection penalties
              composite merge attribution)

@@ -76,6 +76,7 @@ typedef int32_t unmerge_status;
 #define UNMERGE_FLAG_REDUCED_ACCURACY 16 /* condition too high for the precision of the Gram: refine, or use ridge */
 #define UNMERGE_FLAG_LOCAL_MINIMUM 32   /* not convex: certified to be a strict local minimum */
 #define UNMERGE_FLAG_CONVEX 64          /* not convex as a whole, but on the support it is */
+#define UNMERGE_FLAG_SWAP_OPTIMAL 128   /* no exchange of one atom of the support for another lowers the objective */
 
 /* ---------------------------------------------------------------- errors, views, the run */
 
@@ -633,6 +634,129 @@ unmerge_status unmerge_omp_options_init(unmerge_omp_options *options, size_t siz
  * violation is the largest correlation of the residual with a selected atom. */
 unmerge_status unmerge_omp(const unmerge_gram *gram, const unmerge_omp_options *options, const unmerge_run *run,
                            const unmerge_view *coef, int64_t *order, unmerge_report *reports, unmerge_error *error);
+
+/* Who decides how many atoms (or groups) an answer has, for methods that find answers of every size up to k.  With q effective
+ * entries, s atoms in the answer of n, the smallest of
+ *
+ *     SIC  = q ln(rss/p) + s ln(n) ln(ln q)         (Zhu, Wen, Zhu, Zhang & Wang 2020)
+ *     BIC  = q ln(rss/p) + s ln(q)                  (Schwarz 1978)
+ *     EBIC = BIC + 2 gamma ln C(n, s)               (Chen & Chen 2008)
+ *
+ * over all sizes, ties to the smaller; an rss below the resolution of the Gram counts as that.  Entries of a model are far
+ * from independent: with q = p = 10^6 every criterion lets far too much in; give `effective`. */
+#define UNMERGE_SIZE_K 0 /* k itself (default) */
+#define UNMERGE_SIZE_SIC 1
+#define UNMERGE_SIZE_BIC 2
+#define UNMERGE_SIZE_EBIC 3
+
+/* Greedy pursuit of min ||Aw-y||^2 with at most k atoms.  u_j is the correlation of a_j / ||a_j|| with the residual, h_j the part
+ * of a_j / ||a_j|| outside the span of the selection:
+ *
+ *     OMP  takes the largest |u_j|, refits all (unmerge_omp is this with per_step = 1)
+ *     OLS  takes the largest |u_j| / sqrt(h_j): the atom whose addition lowers ||r||^2 most; the same cost.  The better choice
+ *          for atoms that are alike
+ *     MP   takes the largest |u_j| and moves its coefficient alone, w_j += a_j'r / ||a_j||^2; an atom may come again; ends
+ *          before atom k + 1.  Its residual stays correlated with the selection, which violation says
+ *
+ * With groups, an atom is replaced by a group: taken is the one whose span explains most of the residual (OLS: whose addition
+ * lowers ||r||^2 most), k counts groups and so does `order`.  Groups may overlap; atoms in no group are never taken.
+ * positive = 1 scores the positive part of u (of a group: its norm) and refits by NNLS; with MP coefficients stay >= 0.
+ * Numerically dependent atoms are passed over, ties go to the lower index.  No bound on the distance to the best k atoms is
+ * known: duality_gap is NaN; violation is the largest correlation of the residual with a selected atom.
+ * Mallat & Zhang 1993; Pati, Rezaiifar & Krishnaprasad 1993; Chen, Billings & Luo 1989; Wang, Kwon & Shim 2012. */
+#define UNMERGE_PURSUIT_OMP 0
+#define UNMERGE_PURSUIT_OLS 1
+#define UNMERGE_PURSUIT_MP 2
+typedef struct unmerge_pursuit_options {
+  size_t struct_size;
+  int64_t k;              /* >= 1; default 10; more than the usable atoms: clipped, UNMERGE_FLAG_CLIPPED */
+  int64_t per_step;       /* >= 1; default 1; N: the N best by one score join at once (generalised OMP); MP: must be 1 */
+  double residual_tol;    /* stop when ||r|| <= residual_tol * ||y||; [0, 1]; default 0 */
+  double correlation_tol; /* stop when no atom's cosine with the residual exceeds this; [0, 1]; default 0 */
+  double gamma;           /* [0, 1]; of EBIC; default 0.5 */
+  double effective;       /* q; 0 (default) = the Gram's entries p, else >= 3 */
+  int64_t n_groups;       /* >= 0; default 0 */
+  const int64_t *offsets; /* n_groups + 1, ascending from 0; NULL (default) = single atoms.  MP: must be NULL */
+  const int64_t *members; /* offsets[n_groups] atoms, distinct within a group */
+  int32_t kind;           /* UNMERGE_PURSUIT_...; default OMP */
+  int32_t positive;       /* 0 or 1; default 0; OLS: must be 0 */
+  int32_t size;           /* UNMERGE_SIZE_...; default K; MP: must be K */
+  int32_t reserved;
+} unmerge_pursuit_options;
+unmerge_status unmerge_pursuit_options_init(unmerge_pursuit_options *options, size_t size);
+/* order: k x T int64, row-major, atoms (or groups) in the order of selection, then -1; NULL = not wanted. */
+unmerge_status unmerge_pursuit(const unmerge_gram *gram, const unmerge_pursuit_options *options, const unmerge_run *run,
+                               const unmerge_view *coef, int64_t *order, unmerge_report *reports, unmerge_error *error);
+
+/* min 1/2 ||Aw-y||^2 with at most k atoms, by thresholding: k atoms are kept, the k largest |v_j|, v_j = w_j ||a_j||: what an
+ * atom contributes, whatever its scale (thresholding w_j itself: give atoms of unit norm).  g: correlations with the residual.
+ *
+ *     IHT     v <- the k largest of v + mu g, mu = 1/lambda_max, or `step`; halved when it would raise ||r||
+ *     NIHT    the same, mu = ||g_S||^2 / g_S'G_SS g_S; halved where the support changes and it is too long for descent
+ *     AIHT    NIHT with two over-relaxations per step, each kept when it lowers ||r||
+ *     HTP     S <- the k largest of v + mu g, least squares on S; mu is the exact step along the k largest of g
+ *     COSAMP  least squares on S and the 2k largest of g, its k largest kept, least squares on those
+ *     SUBSPACE the same with k instead of 2k, from S = the k largest correlations (subspace pursuit)
+ *
+ * All end with least squares on the support (positive: NNLS), accept a step only when ||r|| falls, and return the best iterate.
+ * IHT and its kind go straight to the limit of a support once it has settled.  With groups k counts groups, kept by their norm;
+ * groups must not overlap, atoms in no group are never kept.  Exact recovery from noiseless data is a theorem under restricted
+ * isometry (k small against the rows); no bound for a given answer is known: duality_gap is NaN; violation is the largest
+ * correlation of the residual with an atom that is kept.  Blumensath & Davies 2009, 2010; Qiu & Dogandzic 2012; Foucart 2011;
+ * Needell & Tropp 2009; Dai & Milenkovic 2009. */
+#define UNMERGE_THRESHOLDING_HTP 0
+#define UNMERGE_THRESHOLDING_IHT 1
+#define UNMERGE_THRESHOLDING_NIHT 2
+#define UNMERGE_THRESHOLDING_AIHT 3
+#define UNMERGE_THRESHOLDING_COSAMP 4
+#define UNMERGE_THRESHOLDING_SUBSPACE 5
+typedef struct unmerge_thresholding_options {
+  size_t struct_size;
+  int64_t k;              /* >= 1; default 10; more than the usable atoms: clipped, UNMERGE_FLAG_CLIPPED */
+  double step;            /* IHT: mu, in units of the unit-diagonal Gram; HTP: the first mu tried; >= 0, finite; default 0 =
+                             chosen as above.  Others: must be 0 */
+  int64_t n_groups;       /* >= 0; default 0 */
+  const int64_t *offsets; /* as in unmerge_pursuit_options */
+  const int64_t *members;
+  int32_t kind;           /* UNMERGE_THRESHOLDING_...; default HTP */
+  int32_t positive;       /* 1: w >= 0; default 0 */
+  int32_t warm_start;     /* 1: from coef, of which the k largest are kept; default 0 */
+  int32_t reserved;
+} unmerge_thresholding_options;
+unmerge_status unmerge_thresholding_options_init(unmerge_thresholding_options *options, size_t size);
+unmerge_status unmerge_thresholding(const unmerge_gram *gram, const unmerge_thresholding_options *options,
+                                    const unmerge_run *run, const unmerge_view *coef, unmerge_report *reports,
+                                    unmerge_error *error);
+
+/* Best subset: min 1/2 ||Aw-y||^2 + ridge/2 ||w||^2 over all w with at most k non-zeros, optionally w >= 0.
+ *
+ * For sizes 1 .. k (and two beyond), from the best of the size below and of forward OLS; then exact exchanges of one atom: for all
+ * s (n - s) pairs at once the change of the objective with everything refitted, the best taken until none lowers it; in small
+ * problems exchanges of two; then down again from the largest size, until nothing improves.  UNMERGE_FLAG_SWAP_OPTIMAL is set
+ * where no exchange of one atom lowers the objective: a stronger statement than stationarity, and not a proof of the global
+ * optimum, for which no bound is known (duality_gap is NaN).  Never worse than forward OLS of the same size.  violation is that
+ * of the fit on the support; iterations are exchanges.  Reads all columns of the Gram.  Hocking & Leslie 1967; Miller 2002;
+ * Hazimeh & Mazumder 2020; Zhu, Wen, Zhu, Zhang & Wang 2020. */
+typedef struct unmerge_best_subset_options {
+  size_t struct_size;
+  int64_t k;             /* >= 1; default 10, forced atoms included; more than the independent atoms: UNMERGE_FLAG_CLIPPED */
+  double ridge;          /* >= 0, finite; default 0 */
+  double gamma;          /* as in unmerge_pursuit_options */
+  double effective;
+  const int64_t *forced; /* n_forced different atoms that are always in; NULL = none */
+  int64_t n_forced;      /* 0 <= n_forced <= k; default 0 */
+  int64_t target;        /* unmerge_best_subset_path: 0 <= target < T; default 0.  unmerge_best_subset: must be 0 */
+  int32_t size;          /* UNMERGE_SIZE_...; default K; unmerge_best_subset_path: not looked at */
+  int32_t positive;      /* 1: w >= 0; default 0; forced atoms may then be 0 */
+} unmerge_best_subset_options;
+unmerge_status unmerge_best_subset_options_init(unmerge_best_subset_options *options, size_t size);
+unmerge_status unmerge_best_subset(const unmerge_gram *gram, const unmerge_best_subset_options *options, const unmerge_run *run,
+                                   const unmerge_view *coef, unmerge_report *reports, unmerge_error *error);
+/* The answers of all sizes for one target: coef n x k, k reports; column s - 1 has at most s atoms (or the forced ones, where
+ * those are more). */
+unmerge_status unmerge_best_subset_path(const unmerge_gram *gram, const unmerge_best_subset_options *options,
+                                        const unmerge_run *run, const unmerge_view *coef, unmerge_report *reports,
+                                        unmerge_error *error);
 
 /* ---------------------------------------------------------------- model selection and statistics: from the same Gram
  *

@@ -178,6 +178,9 @@ using group_options = detail::initialised<unmerge_group_options, unmerge_group_o
 using group_path_options = detail::initialised<unmerge_group_path_options, unmerge_group_path_options_init>;
 using nnls_options = detail::initialised<unmerge_nnls_options, unmerge_nnls_options_init>;
 using omp_options = detail::initialised<unmerge_omp_options, unmerge_omp_options_init>;
+using pursuit_options = detail::initialised<unmerge_pursuit_options, unmerge_pursuit_options_init>;
+using thresholding_options = detail::initialised<unmerge_thresholding_options, unmerge_thresholding_options_init>;
+using best_subset_options = detail::initialised<unmerge_best_subset_options, unmerge_best_subset_options_init>;
 using mcp_options = detail::initialised<unmerge_mcp_options, unmerge_mcp_options_init>;
 using scad_options = detail::initialised<unmerge_scad_options, unmerge_scad_options_init>;
 using cel0_options = detail::initialised<unmerge_cel0_options, unmerge_cel0_options_init>;
@@ -696,6 +699,44 @@ inline omp_result omp(const Gram &gram, const omp_options &options = {}, const r
   detail::call(r, [&](const unmerge_run *c, unmerge_error *e) {
     return unmerge_omp(gram.get(), &o, c, &coef, answer.order.data(), answer.reports.data(), e);
   });
+  return answer;
+}
+
+// order holds groups where the options have groups.
+inline omp_result pursuit(const Gram &gram, const pursuit_options &options = {}, const run &r = {}) {
+  omp_result answer;
+  const unmerge_gram_info i = gram.info();
+  detail::shape(answer, i.atoms, i.targets);
+  pursuit_options o = options;
+  const std::int64_t most = o.n_groups > i.atoms ? o.n_groups : i.atoms;
+  if (o.k > most) o.k = most + 1; // as clipped as any larger k, and order stays small
+  answer.k = o.k;
+  answer.order.assign(detail::product(o.k, i.targets), -1);
+  const view_type coef = view(answer.coef.data(), answer.atoms, answer.columns);
+  detail::call(r, [&](const unmerge_run *c, unmerge_error *e) {
+    return unmerge_pursuit(gram.get(), &o, c, &coef, answer.order.data(), answer.reports.data(), e);
+  });
+  return answer;
+}
+
+inline result thresholding(const Gram &gram, const thresholding_options &options = {}, const run &r = {},
+                           span<const double> warm = {}) {
+  result answer = detail::empty_result(gram);
+  detail::solve<unmerge_thresholding_options>(unmerge_thresholding, answer, gram, detail::start(answer, options, warm), r);
+  return answer;
+}
+
+inline result best_subset(const Gram &gram, const best_subset_options &options = {}, const run &r = {}) {
+  result answer = detail::empty_result(gram);
+  detail::solve<unmerge_best_subset_options>(unmerge_best_subset, answer, gram, options, r);
+  return answer;
+}
+
+// atoms x k: column s - 1 is the answer of size s.
+inline result best_subset_path(const Gram &gram, const best_subset_options &options = {}, const run &r = {}) {
+  result answer;
+  detail::shape(answer, gram.atoms(), options.k > 0 ? options.k : 0);
+  detail::solve<unmerge_best_subset_options>(unmerge_best_subset_path, answer, gram, options, r);
   return answer;
 }
 

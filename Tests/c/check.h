@@ -272,6 +272,8 @@ static inline unmerge_status call_lasso_tau(const unmerge_gram *g, const void *o
                                             unmerge_report *p, unmerge_error *e) {
   return unmerge_lasso_tau(g, o, r, w, NULL, p, e);
 }
+METHOD(thresholding)
+METHOD(best_subset)
 static inline unmerge_status init_omp(void *o, size_t size) {
   const unmerge_status s = unmerge_omp_options_init(o, size);
   if (s == UNMERGE_OK) ((unmerge_omp_options *)o)->k = OMP_K;
@@ -280,6 +282,15 @@ static inline unmerge_status init_omp(void *o, size_t size) {
 static inline unmerge_status call_omp(const unmerge_gram *g, const void *o, const unmerge_run *r, const unmerge_view *w,
                                       unmerge_report *p, unmerge_error *e) {
   return unmerge_omp(g, o, r, w, NULL, p, e);
+}
+static inline unmerge_status init_pursuit(void *o, size_t size) {
+  const unmerge_status s = unmerge_pursuit_options_init(o, size);
+  if (s == UNMERGE_OK) ((unmerge_pursuit_options *)o)->k = OMP_K, ((unmerge_pursuit_options *)o)->kind = UNMERGE_PURSUIT_OLS;
+  return s;
+}
+static inline unmerge_status call_pursuit(const unmerge_gram *g, const void *o, const unmerge_run *r, const unmerge_view *w,
+                                          unmerge_report *p, unmerge_error *e) {
+  return unmerge_pursuit(g, o, r, w, NULL, p, e);
 }
 /* Without groups of the caller's: every atom is one. */
 static inline unmerge_status init_group(void *o, size_t size) { return unmerge_group_options_init(o, size); }
@@ -326,6 +337,9 @@ static const method methods[] = {
     {"basis_pursuit", sizeof(unmerge_basis_pursuit_options), init_basis_pursuit, call_basis_pursuit},
     {"dantzig", sizeof(unmerge_dantzig_options), init_dantzig, call_dantzig},
     {"omp", sizeof(unmerge_omp_options), init_omp, call_omp},
+    {"pursuit", sizeof(unmerge_pursuit_options), init_pursuit, call_pursuit},
+    {"thresholding", sizeof(unmerge_thresholding_options), init_thresholding, call_thresholding},
+    {"best_subset", sizeof(unmerge_best_subset_options), init_best_subset, call_best_subset},
     {"group_lasso", sizeof(unmerge_group_options), init_group, call_group},
     {"composite", sizeof(unmerge_composite_options), init_composite, call_composite},
     {"lasso_path", sizeof(unmerge_path_options), init_path, call_path},

@@ -34,6 +34,7 @@ UNMERGE_FLAG_FULLY_EXPLAINED = 8
 UNMERGE_FLAG_REDUCED_ACCURACY = 16
 UNMERGE_FLAG_LOCAL_MINIMUM = 32
 UNMERGE_FLAG_CONVEX = 64
+UNMERGE_FLAG_SWAP_OPTIMAL = 128
 UNMERGE_F64 = 1
 UNMERGE_F32 = 2
 UNMERGE_F16 = 3
@@ -56,6 +57,19 @@ UNMERGE_TOOL_RIDGE = 2
 UNMERGE_TOOL_GLMNET = 3
 UNMERGE_TOOL_SPAMS = 4
 UNMERGE_TOOL_ADELIE_COV = 5
+UNMERGE_SIZE_K = 0
+UNMERGE_SIZE_SIC = 1
+UNMERGE_SIZE_BIC = 2
+UNMERGE_SIZE_EBIC = 3
+UNMERGE_PURSUIT_OMP = 0
+UNMERGE_PURSUIT_OLS = 1
+UNMERGE_PURSUIT_MP = 2
+UNMERGE_THRESHOLDING_HTP = 0
+UNMERGE_THRESHOLDING_IHT = 1
+UNMERGE_THRESHOLDING_NIHT = 2
+UNMERGE_THRESHOLDING_AIHT = 3
+UNMERGE_THRESHOLDING_COSAMP = 4
+UNMERGE_THRESHOLDING_SUBSPACE = 5
 UNMERGE_CRITERION_AIC = 0
 UNMERGE_CRITERION_BIC = 1
 UNMERGE_CRITERION_EBIC = 2
@@ -599,6 +613,89 @@ class unmerge_omp_options(ctypes.Structure):
         ("residual_tol", ctypes.c_double),
         ("positive", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_pursuit_options(ctypes.Structure):
+    struct_size: int
+    k: int
+    per_step: int
+    residual_tol: float
+    correlation_tol: float
+    gamma: float
+    effective: float
+    n_groups: int
+    offsets: Any
+    members: Any
+    kind: int
+    positive: int
+    size: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("k", ctypes.c_int64),
+        ("per_step", ctypes.c_int64),
+        ("residual_tol", ctypes.c_double),
+        ("correlation_tol", ctypes.c_double),
+        ("gamma", ctypes.c_double),
+        ("effective", ctypes.c_double),
+        ("n_groups", ctypes.c_int64),
+        ("offsets", ctypes.POINTER(ctypes.c_int64)),
+        ("members", ctypes.POINTER(ctypes.c_int64)),
+        ("kind", ctypes.c_int32),
+        ("positive", ctypes.c_int32),
+        ("size", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_thresholding_options(ctypes.Structure):
+    struct_size: int
+    k: int
+    step: float
+    n_groups: int
+    offsets: Any
+    members: Any
+    kind: int
+    positive: int
+    warm_start: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("k", ctypes.c_int64),
+        ("step", ctypes.c_double),
+        ("n_groups", ctypes.c_int64),
+        ("offsets", ctypes.POINTER(ctypes.c_int64)),
+        ("members", ctypes.POINTER(ctypes.c_int64)),
+        ("kind", ctypes.c_int32),
+        ("positive", ctypes.c_int32),
+        ("warm_start", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_best_subset_options(ctypes.Structure):
+    struct_size: int
+    k: int
+    ridge: float
+    gamma: float
+    effective: float
+    forced: Any
+    n_forced: int
+    target: int
+    size: int
+    positive: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("k", ctypes.c_int64),
+        ("ridge", ctypes.c_double),
+        ("gamma", ctypes.c_double),
+        ("effective", ctypes.c_double),
+        ("forced", ctypes.POINTER(ctypes.c_int64)),
+        ("n_forced", ctypes.c_int64),
+        ("target", ctypes.c_int64),
+        ("size", ctypes.c_int32),
+        ("positive", ctypes.c_int32),
     ]
 
 
@@ -1848,6 +1945,72 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_pursuit_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_pursuit_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_pursuit": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_pursuit_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(ctypes.c_int64),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_thresholding_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_thresholding_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_thresholding": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_thresholding_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_best_subset_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_best_subset_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_best_subset": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_best_subset_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_best_subset_path": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_best_subset_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_gram_folds": (
         ctypes.c_int32,
         [
@@ -2646,6 +2809,55 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "residual_tol": 16,
             "positive": 24,
             "reserved": 28,
+        },
+    ),
+    "unmerge_pursuit_options": (
+        96,
+        {
+            "struct_size": 0,
+            "k": 8,
+            "per_step": 16,
+            "residual_tol": 24,
+            "correlation_tol": 32,
+            "gamma": 40,
+            "effective": 48,
+            "n_groups": 56,
+            "offsets": 64,
+            "members": 72,
+            "kind": 80,
+            "positive": 84,
+            "size": 88,
+            "reserved": 92,
+        },
+    ),
+    "unmerge_thresholding_options": (
+        64,
+        {
+            "struct_size": 0,
+            "k": 8,
+            "step": 16,
+            "n_groups": 24,
+            "offsets": 32,
+            "members": 40,
+            "kind": 48,
+            "positive": 52,
+            "warm_start": 56,
+            "reserved": 60,
+        },
+    ),
+    "unmerge_best_subset_options": (
+        72,
+        {
+            "struct_size": 0,
+            "k": 8,
+            "ridge": 16,
+            "gamma": 24,
+            "effective": 32,
+            "forced": 40,
+            "n_forced": 48,
+            "target": 56,
+            "size": 64,
+            "positive": 68,
         },
     ),
     "unmerge_cv_options": (

@@ -17,6 +17,7 @@ FLAGS = {
     _ffi.UNMERGE_FLAG_REDUCED_ACCURACY: "reduced_accuracy",
     _ffi.UNMERGE_FLAG_LOCAL_MINIMUM: "local_minimum",
     _ffi.UNMERGE_FLAG_CONVEX: "convex",
+    _ffi.UNMERGE_FLAG_SWAP_OPTIMAL: "swap_optimal",
 }
 
 
@@ -28,7 +29,8 @@ class Report:
     flags : any of "rank_deficient" (dependent atoms: the fit is unique, the coefficients are not), "zero_atom",
         "clipped" (k was larger than the number of usable atoms), "fully_explained" (the residual is at the rounding
         floor), "reduced_accuracy" (condition too high for the precision of the Gram: refine, or use ridge); of methods
-        that are not convex "local_minimum" (certified to be a strict one), "convex" (on the support the problem is).
+        that are not convex "local_minimum" (certified to be a strict one), "convex" (on the support the problem is),
+        "swap_optimal" (no exchange of one atom for another lowers the objective).
     iterations : sweeps, pivots or selected atoms.
     passes : over the data, that this answer has needed so far.
     objective : 1/2 ||Aw-y||^2 + penalty, at the returned coefficients.
@@ -41,7 +43,7 @@ class Report:
     multiplier : of the constraint, for methods that have one; NaN elsewhere.
     primal, dual : relative residuals of a composite problem (minimise); NaN elsewhere.
     streamed : the certificate was recomputed from the data (verify, refine), not from the Gram.
-    order : for omp, the atoms in the order of selection; else None.
+    order : for omp and pursuit, the atoms (or groups) in the order of selection; else None.
     """
 
     outcome: str
