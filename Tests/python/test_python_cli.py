@@ -57,6 +57,7 @@ def test_table_and_json(made: dict[str, Any], tmp_path: Path) -> None:
     "method",
     [
         *("nnls", "omp", "lasso", "elastic-net", "ridge", "dot"),
+        *("htp", "cosamp", "subspace-pursuit", "best-subset"),
         *("bvls --upper 1", "simplex --total 1.3", "lasso-tau --tau 1", "bpdn --sigma 0.1"),
     ],
 )

@@ -20,7 +20,9 @@ matplotlib.use("Agg")
 WEIGHTS = {"medicine": 0.5, "law": 0.0, "code": 0.8}
 
 
-@pytest.mark.parametrize("method", ["nnls", "omp", "lasso", "elastic_net", "ridge", "dot"])
+@pytest.mark.parametrize(
+    "method", ["nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "htp", "cosamp", "subspace_pursuit", "best_subset"]
+)
 def test_methods(tmp_path: Path, method: Any) -> None:
     made = toy(tmp_path)
     found = unmerge.decompose(base=made["base"], atoms=made["atoms"], target=made["target"], method=method, k=2)

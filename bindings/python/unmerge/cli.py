@@ -14,7 +14,10 @@ from typing import Any, Optional
 
 REFUSED, NOT_CONVERGED, NO_RECIPE, INTERRUPTED = 2, 3, 3, 130
 NEEDS_CLI = 'unmerge: the command line needs the packages typer and rich: pip install "unmerge[cli]"'
-METHODS = ("nnls", "omp", "lasso", "elastic-net", "ridge", "dot", "bvls", "simplex", "lasso-tau", "bpdn")
+METHODS = (
+    *("nnls", "omp", "lasso", "elastic-net", "ridge", "dot", "bvls", "simplex", "lasso-tau", "bpdn"),
+    *("htp", "cosamp", "subspace-pursuit", "best-subset"),
+)
 
 
 def spread(arguments: Sequence[str], option: str = "--atoms") -> list[str]:
@@ -171,7 +174,7 @@ def _app() -> Any:
         method: str = method_option,
         alpha: Optional[float] = typer.Option(None, help="Penalty; default 0.01 alpha_max (ridge: 1e-6 mean ||a||^2)."),
         l1_ratio: float = typer.Option(0.5, help="elastic-net: 1 is lasso, 0 ridge."),
-        k: int = typer.Option(8, help="omp: at most this many atoms."),
+        k: int = typer.Option(8, help="omp, htp, cosamp, subspace-pursuit, best-subset: at most this many atoms."),
         lower: Optional[float] = typer.Option(None, help="bvls, simplex: no weight below this."),
         upper: Optional[float] = typer.Option(None, help="bvls, simplex: no weight above this."),
         total: float = typer.Option(1.0, help="simplex: what the weights sum to."),

@@ -8,7 +8,7 @@ answers; the module structure gives the evidence.  The experiment is that of UNM
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -23,13 +23,28 @@ from .constrained import bpdn, bvls, lasso_tau, simplex
 from .errors import bad_range, bad_type
 from .files import Source, read
 from .gram import Gram, Precision
+from .greedy import best_subset, cosamp, htp, subspace_pursuit
 from .masks import Mask, mask
 from .methods import Coef, alpha_max, dot, elastic_net, lasso, nnls, omp, ridge
 from .report import Report
 from .result import Atom, Decomposition, Module
 
-Method = Literal["nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "bvls", "simplex", "lasso_tau", "bpdn"]
-METHODS = ("nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "bvls", "simplex", "lasso_tau", "bpdn")
+Method = Literal[
+    "nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "bvls", "simplex", "lasso_tau", "bpdn",
+    "htp", "cosamp", "subspace_pursuit", "best_subset",
+]  # fmt: skip
+METHODS = (
+    *("nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "bvls", "simplex", "lasso_tau", "bpdn"),
+    *("htp", "cosamp", "subspace_pursuit", "best_subset"),
+)
+# At most k atoms, least squares on those.
+SPARSE: dict[str, Callable[..., tuple[Coef, Report]]] = {
+    "omp": omp,
+    "htp": htp,
+    "cosamp": cosamp,
+    "subspace_pursuit": subspace_pursuit,
+    "best_subset": best_subset,
+}
 
 Model = Union[PathLike, Mapping[str, Any]]
 
@@ -76,11 +91,12 @@ def decompose(
     atoms : paths (named by their last part), or a dict name -> path; adapters, checkpoints or task vectors.
     base : the checkpoint the others are compared with; needed for checkpoints only.  See :mod:`unmerge.files`.
         Instead of a path, each may be a dict of NumPy arrays by tensor name.
-    method : "nnls" (default), "omp", "lasso", "elastic_net", "ridge", "dot" (the cosines), "bvls", "simplex", "lasso_tau" or
-        "bpdn".
+    method : "nnls" (default), "omp", "lasso", "elastic_net", "ridge", "dot" (the cosines), "bvls", "simplex", "lasso_tau",
+        "bpdn", "htp", "cosamp", "subspace_pursuit" or "best_subset".
     alpha : for lasso and elastic_net None means 0.01 alpha_max, for ridge 1e-6 times the mean ||a_j||^2; a number is used
         as it is, in the scale of 1/2 ||Aw-y||^2.
-    l1_ratio : elastic_net, [0, 1].  k : omp, at most this many atoms.
+    l1_ratio : elastic_net, [0, 1].  k : omp, htp, cosamp, subspace_pursuit and best_subset, at most this
+        many atoms.
     lower, upper : bvls and simplex, of every weight; None = no bound (simplex: >= 0).  total : simplex, what the weights sum to.
     tau : lasso_tau, what their sizes sum to at most.  sigma : bpdn, the residual to reach as a fraction of ||target||.
     compress : keep only about this many entries, the largest over the atoms in each module (999936 in the paper).
@@ -195,8 +211,8 @@ def _answer(
         if alpha is None:
             alpha = RIDGE_ALPHA * float(np.mean(np.diag(gram.arrays().G)))
         return (*ridge(gram, alpha=alpha, **run), {"alpha": alpha})
-    if method == "omp":
-        return (*omp(gram, k=k, **run), {"k": k})
+    if method in SPARSE:
+        return (*SPARSE[method](gram, k=k, **run), {"k": k})
     if method == "dot":
         return (*dot(gram, variant="cosine", **run), {"variant": "cosine"})
     if method == "bvls":
@@ -238,7 +254,7 @@ def _certificate(
     elif method == "bvls":
         asked |= options
     else:
-        asked |= {"positive": method == "nnls", "support_only": method == "omp"}
+        asked |= {"positive": method == "nnls", "support_only": method in SPARSE}
     _, report = verify_from_data(problem.atoms, problem.target, coef, **asked, **run)
     return report  # type: ignore[no-any-return]
 
