@@ -132,7 +132,7 @@ struct Pursuit: Sendable {
     var bestCount = 0
     var bestValue = Double.infinity
 
-    mutating func take(_ unit: Int, _ atoms: [Int]) {
+    mutating func take(_ unit: Int, _ atoms: ArraySlice<Int>) {
       units.append(unit)
       self.atoms += atoms
       ends.append(self.atoms.count)
@@ -243,7 +243,7 @@ struct Pursuit: Sendable {
           try span.add(j)
         }
         guard span.atoms.count > before else { continue }
-        selection.take(i, Array(span.atoms[before...]))
+        selection.take(i, span.atoms[before...])
         selection.judge(size, rss: span.rss, size: span.atoms.count)
       }
       report(gram, t, span.rss, watch)
@@ -342,7 +342,7 @@ struct Pursuit: Sendable {
           continue
         }
         isNew = true
-        selection.take(i, fresh)
+        selection.take(i, fresh[...])
         for j in fresh {
           problem.lambda[j] = 0
           if units.areAtoms, perStep == 1 { solver.v[j] = solver.g[j] }
