@@ -21,7 +21,11 @@ WEIGHTS = {"medicine": 0.5, "law": 0.0, "code": 0.8}
 
 
 @pytest.mark.parametrize(
-    "method", ["nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "htp", "cosamp", "subspace_pursuit", "best_subset"]
+    "method",
+    [
+        *("nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "htp", "cosamp", "subspace_pursuit", "best_subset"),
+        *("mcp", "scad", "cel0", "lq"),
+    ],
 )
 def test_methods(tmp_path: Path, method: Any) -> None:
     made = toy(tmp_path)
@@ -34,11 +38,19 @@ def test_methods(tmp_path: Path, method: Any) -> None:
         assert found.atoms[0].weight == pytest.approx(found.atoms[0].cosine)
     else:
         assert present == {"medicine", "code"}
-        loose = {"lasso": 0.05, "elastic_net": 0.05}.get(method, 1e-4)
+        loose = {"lasso": 0.05, "elastic_net": 0.05, "lq": 0.05}.get(method, 1e-4)
         assert found.weights == pytest.approx(WEIGHTS, abs=loose)
         assert found.explained > 0.99
     for text in (str(found), found.to_json()):
         assert "medicine" in text and "NaN" not in text
+
+
+def test_a_penalty_that_the_data_cannot_certify(tmp_path: Path) -> None:
+    made = toy(tmp_path)
+    models = {"base": made["base"], "atoms": made["atoms"], "target": made["target"]}
+    assert unmerge.decompose(**models, method="cel0", verify=True).report.streamed
+    with pytest.raises(unmerge.InvalidValue, match="penalty of mcp"):
+        unmerge.decompose(**models, method="mcp", verify=True)
 
 
 @pytest.mark.parametrize(

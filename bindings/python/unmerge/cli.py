@@ -16,7 +16,7 @@ REFUSED, NOT_CONVERGED, NO_RECIPE, INTERRUPTED = 2, 3, 3, 130
 NEEDS_CLI = 'unmerge: the command line needs the packages typer and rich: pip install "unmerge[cli]"'
 METHODS = (
     *("nnls", "omp", "lasso", "elastic-net", "ridge", "dot", "bvls", "simplex", "lasso-tau", "bpdn"),
-    *("htp", "cosamp", "subspace-pursuit", "best-subset"),
+    *("htp", "cosamp", "subspace-pursuit", "best-subset", "mcp", "scad", "cel0", "lq"),
 )
 
 

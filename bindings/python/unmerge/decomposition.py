@@ -26,16 +26,17 @@ from .gram import Gram, Precision
 from .greedy import best_subset, cosamp, htp, subspace_pursuit
 from .masks import Mask, mask
 from .methods import Coef, alpha_max, dot, elastic_net, lasso, nnls, omp, ridge
+from .nonconvex import cel0, lq, mcp, scad
 from .report import Report
 from .result import Atom, Decomposition, Module
 
 Method = Literal[
     "nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "bvls", "simplex", "lasso_tau", "bpdn",
-    "htp", "cosamp", "subspace_pursuit", "best_subset",
+    "htp", "cosamp", "subspace_pursuit", "best_subset", "mcp", "scad", "cel0", "lq",
 ]  # fmt: skip
 METHODS = (
     *("nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "bvls", "simplex", "lasso_tau", "bpdn"),
-    *("htp", "cosamp", "subspace_pursuit", "best_subset"),
+    *("htp", "cosamp", "subspace_pursuit", "best_subset", "mcp", "scad", "cel0", "lq"),
 )
 # At most k atoms, least squares on those.
 SPARSE: dict[str, Callable[..., tuple[Coef, Report]]] = {
@@ -45,6 +46,8 @@ SPARSE: dict[str, Callable[..., tuple[Coef, Report]]] = {
     "subspace_pursuit": subspace_pursuit,
     "best_subset": best_subset,
 }
+# One alpha, and what it multiplies is not the l1 norm.
+PENALISED: dict[str, Callable[..., tuple[Coef, Report]]] = {"mcp": mcp, "scad": scad, "cel0": cel0, "lq": lq}
 
 Model = Union[PathLike, Mapping[str, Any]]
 
@@ -92,8 +95,8 @@ def decompose(
     base : the checkpoint the others are compared with; needed for checkpoints only.  See :mod:`unmerge.files`.
         Instead of a path, each may be a dict of NumPy arrays by tensor name.
     method : "nnls" (default), "omp", "lasso", "elastic_net", "ridge", "dot" (the cosines), "bvls", "simplex", "lasso_tau",
-        "bpdn", "htp", "cosamp", "subspace_pursuit" or "best_subset".
-    alpha : for lasso and elastic_net None means 0.01 alpha_max, for ridge 1e-6 times the mean ||a_j||^2; a number is used
+        "bpdn", "htp", "cosamp", "subspace_pursuit", "best_subset", "mcp", "scad", "cel0" or "lq".
+    alpha : for lasso, elastic_net, mcp, scad, cel0 and lq None means 0.01 of the largest that leaves an atom in, for ridge 1e-6 times the mean ||a_j||^2; a number is used
         as it is, in the scale of 1/2 ||Aw-y||^2.
     l1_ratio : elastic_net, [0, 1].  k : omp, htp, cosamp, subspace_pursuit and best_subset, at most this
         many atoms.
@@ -108,6 +111,8 @@ def decompose(
     """
     began = time.monotonic()
     choice(method, "method", {name: 0 for name in METHODS})
+    if verify and method in PENALISED and method != "cel0":
+        raise bad_range(f"verify is True, but the penalty of {method} is none that a certificate from the data knows")
     cut = real(threshold, "threshold")
     if not cut >= 0:
         raise bad_range(f"threshold is {cut}; it must be >= 0")
@@ -211,6 +216,9 @@ def _answer(
         if alpha is None:
             alpha = RIDGE_ALPHA * float(np.mean(np.diag(gram.arrays().G)))
         return (*ridge(gram, alpha=alpha, **run), {"alpha": alpha})
+    if method in PENALISED:
+        options = {"alpha": RELATIVE_ALPHA, "relative": True} if alpha is None else {"alpha": alpha}
+        return (*PENALISED[method](gram, **options, **run), options)
     if method in SPARSE:
         return (*SPARSE[method](gram, k=k, **run), {"k": k})
     if method == "dot":
@@ -254,7 +262,7 @@ def _certificate(
     elif method == "bvls":
         asked |= options
     else:
-        asked |= {"positive": method == "nnls", "support_only": method in SPARSE}
+        asked |= {"positive": method == "nnls", "support_only": method in SPARSE or method == "cel0"}
     _, report = verify_from_data(problem.atoms, problem.target, coef, **asked, **run)
     return report  # type: ignore[no-any-return]
 
