@@ -993,6 +993,161 @@ unmerge_status unmerge_gram_weighted(const unmerge_gram *gram, const double *wei
 unmerge_status unmerge_gram_shift_target(const unmerge_gram *gram, const unmerge_view *m, unmerge_gram **out,
                                          unmerge_error *error);
 
+/* ---------------------------------------------------------------- Bayesian selection: how probable is each atom?
+ *
+ * Models with s_j in {0, 1}: atom j is inside, or it is not.  All take p entries as q = `effective` independent ones: the
+ * likelihood is that of p errors of variance sigma2, to the power q / p (temperature p / q),
+ *
+ *     log L(w) = -q/2 ln(2 pi sigma2) - (q/p) ||Aw-y||^2 / (2 sigma2)
+ *
+ * With q = p = 10^6 every probability is 0 or 1; entries of a model are far from independent, and q says how far.  All answer
+ * one target and read all columns of the Gram.  In reports `objective` is the free energy or minus the log evidence, not
+ * 1/2 ||Aw-y||^2 + penalty, duality_gap is NaN and `violation` is explained with the method; df is NaN where not mentioned. */
+
+/* Variational Garrote: y = sum_j s_j w_j a_j + noise, P(s_j = 1) = 1 / (1 + e^-gamma), and q(s) = prod_j q_j(s_j) with
+ * q_j(1) = m_j.  m, w and sigma2 make the free energy stationary, a bound on -log P(y | w, sigma2):
+ *
+ *     F = q/2 [ E / sigma2 + ln(2 pi sigma2) ] - gamma sum m + n ln(1 + e^gamma) + sum [ m ln m + (1-m) ln(1-m) ]
+ *     E = [ ||A v - y||^2 + sum m_j (1-m_j) w_j^2 ||a_j||^2 ] / p,   v_j = m_j w_j
+ *
+ * that is  sigma2 = E,  m_j = 1 / (1 + exp(-gamma - q w_j^2 ||a_j||^2 / (2 p sigma2))),  a_j'(A v - y) = ||a_j||^2 (v_j - w_j).
+ * coef is v.  F has many minima: one is sought from few atoms with gamma rising and one from all atoms, and the lower kept.
+ * violation is the largest |m_j - its right-hand side|; UNMERGE_FLAG_LOCAL_MINIMUM where the Hessian is positive definite. */
+typedef struct unmerge_garrote_options {
+  size_t struct_size;
+  double gamma;     /* finite; default -3, a prior of five atoms in a hundred */
+  double sigma2;    /* > 0 and finite: given; 0 (default): found */
+  double effective; /* q, > 0 and finite; 0 (default): all entries */
+  int64_t target;   /* 0 <= target < T; default 0 */
+} unmerge_garrote_options;
+unmerge_status unmerge_garrote_options_init(unmerge_garrote_options *options, size_t size);
+
+typedef struct unmerge_garrote_result {
+  size_t struct_size;
+  double free_energy; /* F */
+  double gamma;
+  double sigma2;
+  double expected;    /* sum of m: expected number of atoms */
+  double entropy;     /* mean of -m ln m - (1-m) ln(1-m), in [0, ln 2]: how undecided */
+} unmerge_garrote_result;
+unmerge_status unmerge_garrote_result_init(unmerge_garrote_result *result, size_t size);
+
+/* coef, inclusion (m) and weights (w): n doubles each, or NULL. */
+unmerge_status unmerge_variational_garrote(const unmerge_gram *gram, const unmerge_garrote_options *options,
+                                           const unmerge_run *run, double *coef, double *inclusion, double *weights,
+                                           unmerge_garrote_result *result, unmerge_report *report, unmerge_error *error);
+
+/* The same along a grid of gamma, forward from few atoms and back from many, warm, keeping the lower F at each.  Where the
+ * blocks of the Gram form K >= 2 folds the same path without each fold (q and all) gives an error on it. */
+typedef struct unmerge_garrote_path_options {
+  size_t struct_size;
+  double sigma2;         /* as above */
+  double effective;
+  const double *gammas;  /* n_gammas, finite, increasing; NULL (default): geometric, from where no set of atoms can pay for
+                            the prior of one to -1 */
+  int64_t n_gammas;      /* >= 1; default 50 */
+  const int64_t *folds;  /* fold of each block as in unmerge_cv_options; NULL = unmerge_gram_folds */
+  int64_t target;
+  int32_t held_out;      /* 1 (default): errors on folds, where there are any; 0: none */
+  int32_t reserved;
+} unmerge_garrote_path_options;
+unmerge_status unmerge_garrote_path_options_init(unmerge_garrote_path_options *options, size_t size);
+
+typedef struct unmerge_garrote_path_result {
+  size_t struct_size;
+  int64_t folds;       /* K, 0 = no held-out errors */
+  int64_t best;        /* index of the smallest held-out error; without folds = bic */
+  int64_t transition;  /* the smallest gamma within one standard error of it: below, the error jumps; without folds = bic */
+  int64_t bic;         /* index of the smallest q E / sigma2 + q ln(sigma2) + ln(q) sum m.  (F does not choose: w is fitted, not
+                          integrated over, so F only falls as the prior lets more atoms in.) */
+  int64_t components;  /* atoms with m > 1/2 at the transition */
+  int64_t unconverged; /* solutions of the path and the folds that did not reach tol */
+  double seconds;
+} unmerge_garrote_path_result;
+unmerge_status unmerge_garrote_path_result_init(unmerge_garrote_path_result *result, size_t size);
+
+/* curve: n_gammas x 7: gamma, F, sum of m, mean entropy, sigma2, mean held-out squared error per entry, its standard error
+ * (both NaN without folds).  coef and inclusion: n x n_gammas; reports: n_gammas.  Each may be NULL. */
+unmerge_status unmerge_garrote_path(const unmerge_gram *gram, const unmerge_garrote_path_options *options,
+                                    const unmerge_run *run, const unmerge_view *curve, const unmerge_view *coef,
+                                    const unmerge_view *inclusion, unmerge_report *reports,
+                                    unmerge_garrote_path_result *result, unmerge_error *error);
+
+/* Sparse Bayesian learning (automatic relevance determination): w_j ~ N(0, 1 / alpha_j); alpha and sigma2 maximise the
+ * evidence  log P(y | alpha, sigma2) = log of the integral of L(w) prod_j N(w_j; 0, 1 / alpha_j).  Most alpha are infinite:
+ * those atoms are out.  coef is the posterior mean.
+ *
+ *     FAST  one alpha at a time to its maximum, atoms in and out as they raise the evidence, then Newton's method
+ *     EM    alpha_j = 1 / (w_j^2 + var_j), sigma2 alike: slow, and the evidence never falls
+ *
+ * violation is the largest of |1 - alpha_j (var_j + w_j^2)| over atoms inside, max(0, Q_j^2 / S_j - 1) over those outside
+ * (how much the evidence wants them) and the same of sigma2.  df is sum_j 1 - alpha_j var_j.  UNMERGE_FLAG_LOCAL_MINIMUM: a
+ * strict local maximum of the evidence, in the logarithms of alpha and sigma2 of the atoms inside. */
+#define UNMERGE_EVIDENCE_FAST 0
+#define UNMERGE_EVIDENCE_EM 1
+typedef struct unmerge_sparse_bayes_options {
+  size_t struct_size;
+  double sigma2;     /* > 0 and finite: given; 0 (default): found */
+  double effective;  /* q, > 0 and finite; 0 (default): all entries */
+  int64_t target;    /* 0 <= target < T; default 0 */
+  int32_t algorithm; /* UNMERGE_EVIDENCE_...; default FAST */
+  int32_t reserved;
+} unmerge_sparse_bayes_options;
+unmerge_status unmerge_sparse_bayes_options_init(unmerge_sparse_bayes_options *options, size_t size);
+
+typedef struct unmerge_sparse_bayes_result {
+  size_t struct_size;
+  double log_evidence;
+  double sigma2;
+  int64_t atoms; /* inside */
+} unmerge_sparse_bayes_result;
+unmerge_status unmerge_sparse_bayes_result_init(unmerge_sparse_bayes_result *result, size_t size);
+
+/* coef, variance (diagonal of the posterior covariance; 0 outside) and alphas (infinity outside): n doubles each, or NULL. */
+unmerge_status unmerge_sparse_bayes(const unmerge_gram *gram, const unmerge_sparse_bayes_options *options,
+                                    const unmerge_run *run, double *coef, double *variance, double *alphas,
+                                    unmerge_sparse_bayes_result *result, unmerge_report *report, unmerge_error *error);
+
+/* Spike and slab, exactly: the posterior over all 2^n sets of at most 20 atoms that are not zero.  P(s_j = 1) = prior;
+ *
+ *     GIVEN          w_j | s_j = 1 ~ N(0, slab),          sigma2 known
+ *     INVERSE_GAMMA  w_j | s_j = 1 ~ N(0, sigma2 slab),   sigma2 ~ Inverse-Gamma(shape, scale)
+ *
+ * coef is the posterior mean over all sets.  With shape = scale = 0 (improper, 1 / sigma2) the log evidence is up to a
+ * constant.  A cancelled call has no answer. */
+#define UNMERGE_NOISE_GIVEN 0
+#define UNMERGE_NOISE_INVERSE_GAMMA 1
+typedef struct unmerge_spike_slab_options {
+  size_t struct_size;
+  double prior;     /* (0, 1); default 0.5 */
+  double slab;      /* > 0 and finite; default 1 */
+  double sigma2;    /* GIVEN: > 0 and finite; default 1 */
+  double shape;     /* INVERSE_GAMMA: both > 0 and finite, or both 0 (default) */
+  double scale;
+  double effective; /* q, > 0 and finite; 0 (default): all entries */
+  int64_t target;   /* 0 <= target < T; default 0 */
+  int32_t noise;    /* UNMERGE_NOISE_...; default INVERSE_GAMMA */
+  int32_t reserved;
+} unmerge_spike_slab_options;
+unmerge_status unmerge_spike_slab_options_init(unmerge_spike_slab_options *options, size_t size);
+
+typedef struct unmerge_spike_slab_result {
+  size_t struct_size;
+  double log_evidence;     /* log P(y) */
+  double best_log_joint;   /* log P(y, S) of the most probable set S */
+  double best_probability; /* P(S | y) */
+  double expected;         /* sum of the inclusion probabilities */
+  int64_t sets;            /* enumerated */
+  double seconds;
+} unmerge_spike_slab_result;
+unmerge_status unmerge_spike_slab_result_init(unmerge_spike_slab_result *result, size_t size);
+
+/* coef, inclusion, best (posterior mean of the most probable set, 0 outside): n doubles each; sizes: n + 1, the posterior of
+ * the number of atoms.  Each may be NULL. */
+unmerge_status unmerge_spike_slab(const unmerge_gram *gram, const unmerge_spike_slab_options *options, const unmerge_run *run,
+                                  double *coef, double *inclusion, double *best, double *sizes,
+                                  unmerge_spike_slab_result *result, unmerge_error *error);
+
 /* ---------------------------------------------------------------- penalties that shrink less, or tie coefficients together
  *
  * Non-convex penalties.  d_j = ||a_j||; phi is increasing and concave in |w|, so zeros are exact and large coefficients are

@@ -79,3 +79,5 @@ package enum Student {
 package func logBinomial(_ n: Double, _ k: Double) -> Double {
   lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
 }
+
+package func logGamma(_ x: Double) -> Double { lgamma(x) }

@@ -22,10 +22,21 @@ if TYPE_CHECKING:
     from ._run import Progress
     from .attributed import AttributedAtom, Attribution
     from .attribution import attribute
+    from .bayes import (
+        GarrotePath,
+        SparseBayes,
+        SpikeSlab,
+        VariationalGarrote,
+        garrote_path,
+        sparse_bayes,
+        spike_slab,
+        variational_garrote,
+    )
     from .certificate import refine, verify
     from .constrained import basis_pursuit, bpdn, bvls, dantzig, lasso_knots, lasso_tau, refit, simplex
     from .conversions import convert_penalty, glmnet_weights
     from .composite import Consensus, minimise
+    from .comparison import Compared, Comparison, compare
     from .constrained import basis_pursuit, bpdn, bvls, lasso_tau, simplex
     from .decomposition import decompose
     from .errors import Cancelled, DeadlinePassed, Infeasible, InvalidType, InvalidValue, OutOfMemory, UnmergeError
@@ -63,9 +74,12 @@ _HOME = {
     "Attribution": "attributed",
     "Cancelled": "errors",
     "Consensus": "composite",
+    "Compared": "comparison",
+    "Comparison": "comparison",
     "CrossValidation": "selection",
     "DeadlinePassed": "errors",
     "Decomposition": "result",
+    "GarrotePath": "bayes",
     "Gram": "gram",
     "Identifiability": "inference",
     "Infeasible": "errors",
@@ -82,8 +96,11 @@ _HOME = {
     "Recipe": "recipe",
     "ReplayReport": "recipe",
     "Report": "report",
+    "SparseBayes": "bayes",
+    "SpikeSlab": "bayes",
     "StabilitySelection": "selection",
     "UnmergeError": "errors",
+    "VariationalGarrote": "bayes",
     "alpha_max": "methods",
     "attribute": "attribution",
     "basis_pursuit": "constrained",
@@ -96,6 +113,7 @@ _HOME = {
     "cel0": "nonconvex",
     "convert_penalty": "conversions",
     "cosamp": "greedy",
+    "compare": "comparison",
     "cross_validate": "selection",
     "dantzig": "constrained",
     "decompose": "decomposition",
@@ -105,6 +123,7 @@ _HOME = {
     "fused_lasso": "structured",
     "fused_lasso_modules": "structured",
     "glmnet_weights": "conversions",
+    "garrote_path": "bayes",
     "group_alpha_max": "groups",
     "group_lasso": "groups",
     "group_lasso_modules": "groups",
@@ -138,9 +157,12 @@ _HOME = {
     "scad": "nonconvex",
     "simplex": "constrained",
     "slope": "structured",
+    "sparse_bayes": "bayes",
     "sparse_group_lasso": "groups",
+    "spike_slab": "bayes",
     "stability_selection": "selection",
     "subspace_pursuit": "greedy",
+    "variational_garrote": "bayes",
     "verify": "certificate",
     "version": "_library",
 }
@@ -176,9 +198,12 @@ __all__ = [
     "Attribution",
     "Cancelled",
     "Consensus",
+    "Compared",
+    "Comparison",
     "CrossValidation",
     "DeadlinePassed",
     "Decomposition",
+    "GarrotePath",
     "Gram",
     "Identifiability",
     "Infeasible",
@@ -195,8 +220,11 @@ __all__ = [
     "Recipe",
     "ReplayReport",
     "Report",
+    "SparseBayes",
+    "SpikeSlab",
     "StabilitySelection",
     "UnmergeError",
+    "VariationalGarrote",
     "__version__",
     "alpha_max",
     "attribute",
@@ -210,6 +238,7 @@ __all__ = [
     "cel0",
     "convert_penalty",
     "cosamp",
+    "compare",
     "cross_validate",
     "dantzig",
     "decompose",
@@ -222,6 +251,7 @@ __all__ = [
     "fused_lasso",
     "fused_lasso_modules",
     "glmnet_weights",
+    "garrote_path",
     "group_alpha_max",
     "group_lasso",
     "group_lasso_modules",
@@ -257,10 +287,13 @@ __all__ = [
     "scad",
     "simplex",
     "slope",
+    "sparse_bayes",
     "sparse_group_lasso",
+    "spike_slab",
     "stability_selection",
     "terms",
     "subspace_pursuit",
+    "variational_garrote",
     "verify",
     "version",
 ]

@@ -81,6 +81,10 @@ UNMERGE_SIGMA_GIVEN = 1
 UNMERGE_SIGMA_UNKNOWN = 2
 UNMERGE_COVARIANCE_CLASSICAL = 0
 UNMERGE_COVARIANCE_CLUSTER = 1
+UNMERGE_EVIDENCE_FAST = 0
+UNMERGE_EVIDENCE_EM = 1
+UNMERGE_NOISE_GIVEN = 0
+UNMERGE_NOISE_INVERSE_GAMMA = 1
 UNMERGE_PROX_L1 = 1
 UNMERGE_PROX_NONNEGATIVE_L1 = 2
 UNMERGE_PROX_L2_SQUARED = 3
@@ -910,6 +914,156 @@ class unmerge_identifiability_result(ctypes.Structure):
         ("rank", ctypes.c_int64),
         ("groups", ctypes.c_int64),
         ("condition", ctypes.c_double),
+    ]
+
+
+class unmerge_garrote_options(ctypes.Structure):
+    struct_size: int
+    gamma: float
+    sigma2: float
+    effective: float
+    target: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("gamma", ctypes.c_double),
+        ("sigma2", ctypes.c_double),
+        ("effective", ctypes.c_double),
+        ("target", ctypes.c_int64),
+    ]
+
+
+class unmerge_garrote_result(ctypes.Structure):
+    struct_size: int
+    free_energy: float
+    gamma: float
+    sigma2: float
+    expected: float
+    entropy: float
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("free_energy", ctypes.c_double),
+        ("gamma", ctypes.c_double),
+        ("sigma2", ctypes.c_double),
+        ("expected", ctypes.c_double),
+        ("entropy", ctypes.c_double),
+    ]
+
+
+class unmerge_garrote_path_options(ctypes.Structure):
+    struct_size: int
+    sigma2: float
+    effective: float
+    gammas: Any
+    n_gammas: int
+    folds: Any
+    target: int
+    held_out: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("sigma2", ctypes.c_double),
+        ("effective", ctypes.c_double),
+        ("gammas", ctypes.POINTER(ctypes.c_double)),
+        ("n_gammas", ctypes.c_int64),
+        ("folds", ctypes.POINTER(ctypes.c_int64)),
+        ("target", ctypes.c_int64),
+        ("held_out", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_garrote_path_result(ctypes.Structure):
+    struct_size: int
+    folds: int
+    best: int
+    transition: int
+    bic: int
+    components: int
+    unconverged: int
+    seconds: float
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("folds", ctypes.c_int64),
+        ("best", ctypes.c_int64),
+        ("transition", ctypes.c_int64),
+        ("bic", ctypes.c_int64),
+        ("components", ctypes.c_int64),
+        ("unconverged", ctypes.c_int64),
+        ("seconds", ctypes.c_double),
+    ]
+
+
+class unmerge_sparse_bayes_options(ctypes.Structure):
+    struct_size: int
+    sigma2: float
+    effective: float
+    target: int
+    algorithm: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("sigma2", ctypes.c_double),
+        ("effective", ctypes.c_double),
+        ("target", ctypes.c_int64),
+        ("algorithm", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_sparse_bayes_result(ctypes.Structure):
+    struct_size: int
+    log_evidence: float
+    sigma2: float
+    atoms: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("log_evidence", ctypes.c_double),
+        ("sigma2", ctypes.c_double),
+        ("atoms", ctypes.c_int64),
+    ]
+
+
+class unmerge_spike_slab_options(ctypes.Structure):
+    struct_size: int
+    prior: float
+    slab: float
+    sigma2: float
+    shape: float
+    scale: float
+    effective: float
+    target: int
+    noise: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("prior", ctypes.c_double),
+        ("slab", ctypes.c_double),
+        ("sigma2", ctypes.c_double),
+        ("shape", ctypes.c_double),
+        ("scale", ctypes.c_double),
+        ("effective", ctypes.c_double),
+        ("target", ctypes.c_int64),
+        ("noise", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class unmerge_spike_slab_result(ctypes.Structure):
+    struct_size: int
+    log_evidence: float
+    best_log_joint: float
+    best_probability: float
+    expected: float
+    sets: int
+    seconds: float
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("log_evidence", ctypes.c_double),
+        ("best_log_joint", ctypes.c_double),
+        ("best_probability", ctypes.c_double),
+        ("expected", ctypes.c_double),
+        ("sets", ctypes.c_int64),
+        ("seconds", ctypes.c_double),
     ]
 
 
@@ -2192,6 +2346,118 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_garrote_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_garrote_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_garrote_result_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_garrote_result),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_variational_garrote": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_garrote_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_garrote_result),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_garrote_path_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_garrote_path_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_garrote_path_result_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_garrote_path_result),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_garrote_path": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_garrote_path_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_garrote_path_result),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_sparse_bayes_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_sparse_bayes_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_sparse_bayes_result_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_sparse_bayes_result),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_sparse_bayes": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_sparse_bayes_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_sparse_bayes_result),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_spike_slab_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_spike_slab_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_spike_slab_result_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_spike_slab_result),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_spike_slab": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_spike_slab_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_spike_slab_result),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_mcp_options_init": (
         ctypes.c_int32,
         [
@@ -2990,6 +3256,101 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "rank": 8,
             "groups": 16,
             "condition": 24,
+        },
+    ),
+    "unmerge_garrote_options": (
+        40,
+        {
+            "struct_size": 0,
+            "gamma": 8,
+            "sigma2": 16,
+            "effective": 24,
+            "target": 32,
+        },
+    ),
+    "unmerge_garrote_result": (
+        48,
+        {
+            "struct_size": 0,
+            "free_energy": 8,
+            "gamma": 16,
+            "sigma2": 24,
+            "expected": 32,
+            "entropy": 40,
+        },
+    ),
+    "unmerge_garrote_path_options": (
+        64,
+        {
+            "struct_size": 0,
+            "sigma2": 8,
+            "effective": 16,
+            "gammas": 24,
+            "n_gammas": 32,
+            "folds": 40,
+            "target": 48,
+            "held_out": 56,
+            "reserved": 60,
+        },
+    ),
+    "unmerge_garrote_path_result": (
+        64,
+        {
+            "struct_size": 0,
+            "folds": 8,
+            "best": 16,
+            "transition": 24,
+            "bic": 32,
+            "components": 40,
+            "unconverged": 48,
+            "seconds": 56,
+        },
+    ),
+    "unmerge_sparse_bayes_options": (
+        40,
+        {
+            "struct_size": 0,
+            "sigma2": 8,
+            "effective": 16,
+            "target": 24,
+            "algorithm": 32,
+            "reserved": 36,
+        },
+    ),
+    "unmerge_sparse_bayes_result": (
+        32,
+        {
+            "struct_size": 0,
+            "log_evidence": 8,
+            "sigma2": 16,
+            "atoms": 24,
+        },
+    ),
+    "unmerge_spike_slab_options": (
+        72,
+        {
+            "struct_size": 0,
+            "prior": 8,
+            "slab": 16,
+            "sigma2": 24,
+            "shape": 32,
+            "scale": 40,
+            "effective": 48,
+            "target": 56,
+            "noise": 64,
+            "reserved": 68,
+        },
+    ),
+    "unmerge_spike_slab_result": (
+        56,
+        {
+            "struct_size": 0,
+            "log_evidence": 8,
+            "best_log_joint": 16,
+            "best_probability": 24,
+            "expected": 32,
+            "sets": 40,
+            "seconds": 48,
         },
     ),
     "unmerge_mcp_options": (
