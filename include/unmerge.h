@@ -1011,7 +1011,8 @@ unmerge_status unmerge_gram_shift_target(const unmerge_gram *gram, const unmerge
  *     E = [ ||A v - y||^2 + sum m_j (1-m_j) w_j^2 ||a_j||^2 ] / p,   v_j = m_j w_j
  *
  * that is  sigma2 = E,  m_j = 1 / (1 + exp(-gamma - q w_j^2 ||a_j||^2 / (2 p sigma2))),  a_j'(A v - y) = ||a_j||^2 (v_j - w_j).
- * coef is v.  F has many minima: one is sought from few atoms with gamma rising and one from all atoms, and the lower kept.
+ * coef is v.  F has many minima: one is sought from few atoms with gamma rising and one from all atoms, and the lower kept;
+ * of two, none with sum m > q / 2, where F falls without end towards a fit of the noise, if the other has fewer.
  * violation is the largest |m_j - its right-hand side|; UNMERGE_FLAG_LOCAL_MINIMUM where the Hessian is positive definite. */
 typedef struct unmerge_garrote_options {
   size_t struct_size;
@@ -1058,8 +1059,8 @@ typedef struct unmerge_garrote_path_result {
   int64_t folds;       /* K, 0 = no held-out errors */
   int64_t best;        /* index of the smallest held-out error; without folds = bic */
   int64_t transition;  /* the smallest gamma within one standard error of it: below, the error jumps; without folds = bic */
-  int64_t bic;         /* index of the smallest q E / sigma2 + q ln(sigma2) + ln(q) sum m.  (F does not choose: w is fitted, not
-                          integrated over, so F only falls as the prior lets more atoms in.) */
+  int64_t bic;         /* index of the smallest q E / sigma2 + q ln(sigma2) + ln(q) sum m among sum m <= q / 2.  (F does not
+                          choose: w is fitted, not integrated over, so F only falls as the prior lets more atoms in.) */
   int64_t components;  /* atoms with m > 1/2 at the transition */
   int64_t unconverged; /* solutions of the path and the folds that did not reach tol */
   double seconds;

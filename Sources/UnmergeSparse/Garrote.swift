@@ -189,6 +189,14 @@ private final class Garrote {
     evaluate(here)
   }
 
+  private func resume(_ m: Buffer<Double>) {
+    for j in 0..<problem.n {
+      here.m[j] = m[j]
+      here.out[j] = max(1 - m[j], .leastNormalMagnitude)
+    }
+    evaluate(here)
+  }
+
   /// From where m is to the nearest stationary point.
   private func descend(_ watch: Watch) throws(UnmergeError) {
     evaluate(here)
@@ -259,16 +267,21 @@ private final class Garrote {
       try descend(watch)
       try found.append(solution(watch))
     }
-    for i in gammas.indices.reversed() {
+    // With as many atoms as half the entries F falls without end towards a fit of the noise: such solutions are no start.
+    let most = 0.5 * problem.q
+    let last = gammas.indices.last { found[$0].result.expected <= most } ?? gammas.count - 1
+    for i in (0...last).reversed() {
       gamma = gammas[i]
-      if i == gammas.count - 1 { start(m: 0.9) }
+      if i == last {
+        if Double(problem.n) <= most { start(m: 0.9) } else { resume(found[last].inclusion) }
+      }
       try descend(watch)
       // One that is lower by more than rounding, or proved where the other is not.
-      if here.freeEnergy < found[i].result.free_energy - noise
+      let isLower =
+        here.freeEnergy < found[i].result.free_energy - noise
         || (outcome == UNMERGE_CONVERGED && found[i].report.outcome != UNMERGE_CONVERGED)
-      {
-        found[i] = try solution(watch)
-      }
+      let other = try solution(watch)
+      if isLower, other.result.expected <= max(most, found[i].result.expected) { found[i] = other }
     }
     return found
   }
@@ -277,14 +290,17 @@ private final class Garrote {
   func solve(_ value: Double, _ watch: Watch) throws(UnmergeError) -> Solution {
     let empty = emptyGamma()
     var best: Solution?
-    for from in [min(empty, value), max(-1, value)] {
+    for isDown in [false, true] {
+      let from = isDown ? max(-1, value) : min(empty, value)
+      let full = isDown && Double(problem.n) <= 0.5 * problem.q
       for (i, step) in gammaGrid(from, value, count: from == value ? 1 : 12).enumerated() {
         gamma = step
-        if i == 0 { start(m: from <= value && from != max(-1, value) ? logistic(step) : 0.9) }
+        if i == 0 { start(m: full ? 0.9 : logistic(step)) }
         try descend(watch)
       }
+      let isLower = best.map { here.freeEnergy < $0.result.free_energy - noise } ?? true
       let one = try solution(watch)
-      if best.map({ one.result.free_energy < $0.result.free_energy - noise }) ?? true { best = one }
+      if isLower, one.result.expected <= max(0.5 * problem.q, best?.result.expected ?? .infinity) { best = one }
     }
     return best.unsafelyUnwrapped
   }
@@ -560,7 +576,7 @@ public func unmerge_garrote_path(
         inclusionOut?.set(j, i, solution.inclusion[j])
       }
       store(solution.report, reports, index: i)
-      if solution.bic < full.solutions[bic].bic { bic = i }
+      if solution.bic < full.solutions[bic].bic, f.expected <= 0.5 * effective { bic = i }
       if k > 0, moments.mean < held.moments(best).mean { best = i }
       if solution.report.outcome != UNMERGE_CONVERGED { r.unconverged += 1 }
     }

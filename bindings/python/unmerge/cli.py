@@ -1,4 +1,4 @@
-"""The command line: ``unmerge attribute``, ``unmerge decompose``, ``unmerge demo``.
+"""The command line: ``unmerge attribute``, ``unmerge decompose``, ``unmerge compare``, ``unmerge demo``.
 
 Exit codes: 0 done; 2 refused (arguments, files, shapes: one sentence on stderr); 3 an answer that did not converge, or no
 recipe where one was asked for; 130 interrupted.  The answer goes to stdout, everything else to stderr.  NumPy is imported
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(NEEDS_CLI, file=sys.stderr)
         return REFUSED
     try:
-        app(spread(sys.argv[1:] if arguments is None else arguments), prog_name="unmerge")
+        app(spread(spread(sys.argv[1:] if arguments is None else arguments), "--methods"), prog_name="unmerge")
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     return 0
@@ -232,6 +232,52 @@ def _app() -> Any:
                 return 0
             print(f"unmerge: not converged: {found.report.outcome}", file=sys.stderr)
             return NOT_CONVERGED
+
+        raise typer.Exit(_guarded(work))
+
+    @app.command()
+    def compare(
+        atoms: list[str] = typer.Option(..., metavar="PATH...", help="Adapters, checkpoints or task vectors."),
+        target: str = typer.Option(..., metavar="PATH", help="The merged model, or an adapter."),
+        base: Optional[str] = typer.Option(None, metavar="PATH", help="The checkpoint the others are compared with."),
+        methods: Optional[list[str]] = typer.Option(None, metavar="METHOD...", help="Some of them; default all that apply."),
+        criterion: Optional[str] = typer.Option(None, help="cv or bic; default cv."),
+        effective: Optional[float] = typer.Option(None, help="Entries worth an independent one; default all."),
+        folds: int = typer.Option(5, help="Of cross-validation."),
+        deadline: float = typer.Option(0.0, help="Seconds; 0 = none."),
+        threads: int = threads_option,
+        seed: int = typer.Option(0, help="Chooses the folds."),
+        quiet: bool = quiet_option,
+        output: Optional[Path] = typer.Option(None, "--output", "-o", help="Write the JSON to this file."),
+        as_json: bool = typer.Option(False, "--json", help="JSON on stdout instead of the table."),
+    ) -> None:
+        """Every method on this target, from one reading of the data, in one table.
+
+        unmerge compare --base base/ --atoms medicine/ law/ code/ --target merged/
+        """
+
+        def work() -> int:
+            from .comparison import compare as run
+
+            found = run(
+                base=base,
+                atoms=atoms,
+                target=target,
+                methods=[m.replace("-", "_") for m in methods] if methods else None,
+                criterion=criterion,  # type: ignore[arg-type]
+                effective=effective,
+                folds=folds,
+                deadline=deadline,
+                threads=threads,
+                seed=seed,
+                progress=_bar(quiet),
+            )
+            text = found.to_json(output)
+            if as_json:
+                print(text, end="")
+            elif not (quiet and output):
+                print(found)
+            return 0
 
         raise typer.Exit(_guarded(work))
 

@@ -135,7 +135,7 @@ class Comparison:
         """The dict as JSON text; also written to ``path`` when given."""
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
         if path is not None:
-            write_atomically(path, text)
+            write_atomically(path, text.encode("utf-8"))
         return text
 
 
@@ -210,7 +210,7 @@ def _elastic_net(p: _Problem) -> _Answer:
 
 def _omp(p: _Problem) -> _Answer:
     most = max(1, min(p.gram.atoms, GRID))
-    fits = [(np.zeros(p.gram.atoms), *omp(p.gram, k=most, **p.run)[1:], {"k": 0})][:0]
+    fits: list[tuple[Coef, Report, dict[str, Any]]] = []
     for k in range(1, most + 1):
         coef, report = omp(p.gram, k=k, **p.run)
         fits.append((coef, report, {"k": k}))
