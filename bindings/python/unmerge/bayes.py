@@ -165,7 +165,7 @@ class GarrotePath:
 
     def __str__(self) -> str:
         marks = (("transition", self.transition), ("best", self.best), ("bic", self.bic))
-        rows = [("gamma", "free energy", "atoms", "entropy", "held out", "std error", "")]
+        rows: list[tuple[str, ...]] = [("gamma", "free energy", "atoms", "entropy", "held out", "std error", "")]
         m = len(self.gammas)
         shown = {int(i) for i in np.linspace(0, m - 1, min(9, m))}
         for i in range(m):
@@ -281,7 +281,7 @@ class SparseBayes:
 
     def __str__(self) -> str:
         rows = [("atom", "weight", "std error")]
-        for j in sorted(self.selected, key=lambda j: -abs(self.coef[j]) / math.sqrt(max(self.variance[j], 1e-300))):
+        for j in sorted(self.selected, key=lambda j: float(-abs(self.coef[j]) / np.sqrt(max(float(self.variance[j]), 1e-300)))):
             rows.append((str(j), f"{self.coef[j]:.6g}", f"{math.sqrt(self.variance[j]):.2g}"))
         return f"{len(self.selected)} of {len(self.coef)} atoms inside, log evidence {self.log_evidence:.6g}\n{table(rows)}"
 

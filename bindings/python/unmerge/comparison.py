@@ -203,7 +203,7 @@ def _lasso(p: _Problem) -> _Answer:
 def _elastic_net(p: _Problem) -> _Answer:
     fits = []
     for alpha in np.geomspace(1e-3, 1, GRID):
-        options = {"alpha": float(alpha), "l1_ratio": 0.5, "relative": True}
+        options: dict[str, Any] = {"alpha": float(alpha), "l1_ratio": 0.5, "relative": True}
         fits.append((*elastic_net(p.gram, **options, **p.run), options))
     return p.choose(fits)
 
