@@ -33,19 +33,67 @@ if TYPE_CHECKING:
         variational_garrote,
     )
     from .certificate import refine, verify
-    from .constrained import basis_pursuit, bpdn, bvls, dantzig, lasso_knots, lasso_tau, refit, simplex
-    from .conversions import convert_penalty, glmnet_weights
-    from .composite import Consensus, minimise
     from .comparison import Compared, Comparison, compare
-    from .constrained import basis_pursuit, bpdn, bvls, lasso_tau, simplex
+    from .composite import Consensus, minimise
+    from .constrained import (
+        basis_pursuit,
+        bpdn,
+        bvls,
+        dantzig,
+        lasso_knots,
+        lasso_tau,
+        refit,
+        simplex,
+    )
+    from .conversions import convert_penalty, glmnet_weights
     from .decomposition import decompose
-    from .errors import Cancelled, DeadlinePassed, Infeasible, InvalidType, InvalidValue, OutOfMemory, UnmergeError
+    from .errors import (
+        Cancelled,
+        DeadlinePassed,
+        Infeasible,
+        InvalidType,
+        InvalidValue,
+        OutOfMemory,
+        UnmergeError,
+    )
     from .gram import Accumulator, Gram
-    from .inference import AtomIdentifiability, Identifiability, Inference, Inferred, identifiability, least_squares_inference
-    from .greedy import best_subset, best_subset_path, cosamp, htp, iht, matching_pursuit, ols_pursuit, pursuit, subspace_pursuit
-    from .groups import group_alpha_max, group_lasso, group_lasso_modules, group_lasso_path, sparse_group_lasso
+    from .greedy import (
+        best_subset,
+        best_subset_path,
+        cosamp,
+        htp,
+        iht,
+        matching_pursuit,
+        ols_pursuit,
+        pursuit,
+        subspace_pursuit,
+    )
+    from .groups import (
+        group_alpha_max,
+        group_lasso,
+        group_lasso_modules,
+        group_lasso_path,
+        sparse_group_lasso,
+    )
+    from .inference import (
+        AtomIdentifiability,
+        Identifiability,
+        Inference,
+        Inferred,
+        identifiability,
+        least_squares_inference,
+    )
     from .masks import Mask, mask
-    from .methods import alpha_max, dot, elastic_net, lasso, lasso_path, nnls, omp, ridge
+    from .methods import (
+        alpha_max,
+        dot,
+        elastic_net,
+        lasso,
+        lasso_path,
+        nnls,
+        omp,
+        ridge,
+    )
     from .nonconvex import cel0, lq, mcp, scad
     from .operator import Operator
     from .recipe import Recipe, ReplayReport, merge, replay
@@ -62,7 +110,13 @@ if TYPE_CHECKING:
         ridge_cv,
         stability_selection,
     )
-    from .structured import benjamini_hochberg_weights, fused_lasso, fused_lasso_modules, oscar_weights, slope
+    from .structured import (
+        benjamini_hochberg_weights,
+        fused_lasso,
+        fused_lasso_modules,
+        oscar_weights,
+        slope,
+    )
 
     __version__: str
 
@@ -197,9 +251,9 @@ __all__ = [
     "AttributedAtom",
     "Attribution",
     "Cancelled",
-    "Consensus",
     "Compared",
     "Comparison",
+    "Consensus",
     "CrossValidation",
     "DeadlinePassed",
     "Decomposition",
@@ -236,9 +290,9 @@ __all__ = [
     "bpdn",
     "bvls",
     "cel0",
+    "compare",
     "convert_penalty",
     "cosamp",
-    "compare",
     "cross_validate",
     "dantzig",
     "decompose",
@@ -250,8 +304,8 @@ __all__ = [
     "files",
     "fused_lasso",
     "fused_lasso_modules",
-    "glmnet_weights",
     "garrote_path",
+    "glmnet_weights",
     "group_alpha_max",
     "group_lasso",
     "group_lasso_modules",
@@ -291,8 +345,8 @@ __all__ = [
     "sparse_group_lasso",
     "spike_slab",
     "stability_selection",
-    "terms",
     "subspace_pursuit",
+    "terms",
     "variational_garrote",
     "verify",
     "version",
