@@ -179,6 +179,10 @@ final class ActiveSet {
     var isOptimal = true
     for j in 0..<n {
       let l = lambda[j]
+      if l > 0, v[j] == 0, abs(g[j]) <= l {
+        step[j] = 0
+        continue
+      }
       let violation = abs(problem.descent(j, v[j], g[j]))
       var threshold = max(noise, 1e-4 * tol * (l > 0 ? l : 1))
       if problem.isFree(j, v[j]) {

@@ -50,16 +50,21 @@ final class Quadratic: @unchecked Sendable {
     if yNorm == 0 { for j in 0..<n { yNorm = max(yNorm, abs(bounds.nearestToZero(j)) * gram.norms[j]) } }
     if !(yNorm > 0 && yNorm < .infinity) { yNorm = 1 }
     unit = yNorm
+    let norms = gram.norms.pointer
+    // Quotients before products: α may be as small as ‖a‖² or as large as 1/‖a‖².
+    let scale = alpha / yNorm * l1Ratio
+    let isBounded = !bounds.isEmpty
     for j in 0..<n {
-      let d = gram.norms[j]
+      let d = norms[j]
       let pi = weights?[j] ?? 1
-      // Quotients before products: α may be as small as ‖a‖² or as large as 1/‖a‖².
       if d > 0, pi > 0, alpha > 0 {
-        if l1Ratio > 0 { lambda[j] = alpha / yNorm * l1Ratio / d * pi }
+        if l1Ratio > 0 { lambda[j] = scale / d * pi }
         if l1Ratio < 1 { mu[j] = alpha / d * (1 - l1Ratio) / d * pi }
       }
       if d == 0 || !mu[j].isFinite || lambda[j].isNaN { lambda[j] = .infinity }
       if !mu[j].isFinite { mu[j] = 0 }
+      (lower[j], upper[j]) = (-.infinity, .infinity)
+      guard isBounded else { continue }
       (lower[j], upper[j]) = (bounds.lower(j), bounds.upper(j))
       // A bound of 0 or infinity is one whatever the scale.
       if lower[j].isFinite, lower[j] != 0 { lower[j] = d > 0 ? lower[j] * (d / yNorm) : 0 }
