@@ -87,7 +87,7 @@ endforeach()
 add_test(NAME binary.exports COMMAND sh "${checks}/exports.sh" "${UNMERGE_LIBRARY_FILE}" "${PROJECT_SOURCE_DIR}/include/unmerge.h"
                                      "${CMAKE_C_COMPILER}")
 if(strip_command)
-  add_test(NAME binary.size COMMAND sh "${checks}/size.sh" "${UNMERGE_LIBRARY_FILE}" 8000000)
+  add_test(NAME binary.size COMMAND sh "${checks}/size.sh" "${UNMERGE_LIBRARY_FILE}" 10000000)
 endif()
 add_test(NAME binary.dynamic COMMAND sh "${checks}/dynamic.sh" "${UNMERGE_LIBRARY_FILE}" ${soname} ${UNMERGE_OPENBLAS})
 

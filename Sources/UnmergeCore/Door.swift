@@ -7,6 +7,7 @@ import UnmergeLinalg
 package func door(
   _ error: UnsafeMutablePointer<unmerge_error>?, _ body: () throws(UnmergeError) -> Void
 ) -> unmerge_status {
+  makeMetadata()
   do {
     try body()
     error?.pointee.status = UNMERGE_OK
