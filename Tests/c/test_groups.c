@@ -57,7 +57,7 @@ static void conditions_of_optimality(void) {
       OK(unmerge_group_lasso(q.gram, &o, NULL, &v, NULL, r, &e), e);
       for (int t = 0; t < T; t++) {
         CHECKF(r[t].outcome == UNMERGE_CONVERGED && r[t].relative_gap <= 1e-10, "(%d, gap %g)", r[t].outcome, r[t].relative_gap);
-        CHECK(r[t].df >= 0 && r[t].df <= N);
+        CHECK(r[t].df >= 0 && r[t].df <= (double)N);
         optimal(&q, w, t, o.alpha, o.l1_ratio, o.ridge);
       }
     }

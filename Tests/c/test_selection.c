@@ -156,10 +156,10 @@ static void fold_errors(void) {
           rss += residual * residual;
         }
       CHECKF(fabs(errors[i * K + k] - rss / (double)p) <= 1e-11 * errors[i * K + k], "(%g %g)", errors[i * K + k], rss / (double)p);
-      mean += errors[i * K + k] / K;
+      mean += errors[i * K + k] / (double)K;
     }
     for (int k = 0; k < K; k++) squares += (errors[i * K + k] - mean) * (errors[i * K + k] - mean);
-    CHECK(fabs(curve[3 * i + 1] - mean) <= 1e-13 * mean && fabs(curve[3 * i + 2] - sqrt(squares / (K - 1) / K)) <= 1e-9 * mean);
+    CHECK(fabs(curve[3 * i + 1] - mean) <= 1e-13 * mean && fabs(curve[3 * i + 2] - sqrt(squares / ((double)K - 1) / (double)K)) <= 1e-9 * mean);
     smallest = fmin(smallest, mean);
     CHECK(reports[i].outcome == UNMERGE_CONVERGED && reports[i].df == (double)reports[i].nonzeros);
   }
@@ -267,10 +267,10 @@ static void criteria_and_inference(void) {
   unmerge_view wv = view_f64(w, N, 1), cv = view_f64(criteria, 1, UNMERGE_CRITERIA);
   OK(unmerge_information_criteria(s.gram, NULL, &wv, NULL, &cv, &sigma2, &e), e);
   CHECK(fabs(sigma2 - r.sigma2) <= 1e-11 * sigma2);
-  CHECK(fabs(criteria[UNMERGE_CRITERION_BIC] - criteria[UNMERGE_CRITERION_AIC] - N * (log(P) - 2)) < 1e-6);
+  CHECK(fabs(criteria[UNMERGE_CRITERION_BIC] - criteria[UNMERGE_CRITERION_AIC] - (double)N * (log(P) - 2)) < 1e-6);
   CHECK(criteria[UNMERGE_CRITERION_EBIC] == criteria[UNMERGE_CRITERION_BIC]); /* C(n, n) = 1 */
-  CHECK(fabs(criteria[UNMERGE_CRITERION_CP] - N) < 1e-6);                      /* Cp of the full model is its size */
-  CHECK(fabs(criteria[UNMERGE_CRITERION_GCV] - rss / P / pow(1 - (double)N / P, 2)) <= 1e-11 * criteria[UNMERGE_CRITERION_GCV]);
+  CHECK(fabs(criteria[UNMERGE_CRITERION_CP] - (double)N) < 1e-6);                      /* Cp of the full model is its size */
+  CHECK(fabs(criteria[UNMERGE_CRITERION_GCV] - rss / (double)P / pow(1 - (double)N / (double)P, 2)) <= 1e-11 * criteria[UNMERGE_CRITERION_GCV]);
   /* Refusals */
   const int64_t twice[] = {1, 1}, beyond[] = {N};
 #define INFER unmerge_least_squares_inference(s.gram, &o, NULL, found, NULL, NULL, &e)
@@ -319,7 +319,7 @@ static void stability(void) {
     sum += frequency[j], selected += frequency[j] >= 0.75;
   }
   CHECK(r.halves == 100 && r.q == 2 && r.selected == selected && fabs(r.mean_selected - sum) < 1e-12 && sum <= 2);
-  CHECK(fabs(r.bound - sum * sum / N / 0.5) < 1e-12);
+  CHECK(fabs(r.bound - sum * sum / (double)N / 0.5) < 1e-12);
   unmerge_run run = new_run();
   run.threads = 1;
   OK(unmerge_stability_selection(s.gram, &o, &run, NULL, again, NULL, NULL, &e), e);
@@ -418,7 +418,7 @@ static void changes(void) {
   unmerge_ridge_options_init(&ridge, sizeof ridge);
   ridge.alpha = 0;
   OK(unmerge_ridge(s.gram, &ridge, NULL, &wv, &r, &e), e);
-  CHECK(r.df == N);
+  CHECK(r.df == (double)N);
   for (int j = 0; j < N; j++) w[j] = -w[j];
   OK(unmerge_gram_shift_target(s.gram, &wv, &other, &e), e);
   OK(unmerge_gram_arrays(other, -1, NULL, NULL, &lv, &e), e);
