@@ -491,8 +491,6 @@ final class CompositeSolver {
 
   // MARK: Newton on the face
 
-  private var stateSize: Int { n + 5 * m }
-
   private func save() {
     kept.update(from: x, count: n)
     for (i, part) in [z, lambda, v, rawV, rawZ].enumerated() { (kept + n + i * m).update(from: part, count: m) }
