@@ -22,11 +22,13 @@ let package = Package(
     .target(name: "UnmergeLinalg", dependencies: ["COpenBLAS", "CKernels"]),
     .target(name: "UnmergeCore", dependencies: ["CUnmerge", "UnmergeLinalg"]),
     .target(name: "UnmergeSparse", dependencies: ["CUnmerge", "UnmergeCore", "UnmergeLinalg"]),
+    .target(name: "UnmergeFactor", dependencies: ["CUnmerge", "UnmergeCore", "UnmergeLinalg", "UnmergeSparse"]),
     .target(name: "UnmergeMerge", dependencies: ["CUnmerge", "UnmergeCore", "UnmergeLinalg"]),
-    .target(name: "Unmerge", dependencies: ["UnmergeCore", "UnmergeSparse", "UnmergeMerge"]),
+    .target(name: "Unmerge", dependencies: ["CUnmerge", "UnmergeCore", "UnmergeSparse", "UnmergeFactor", "UnmergeMerge"]),
 
     .testTarget(
-      name: "UnmergeTests", dependencies: ["UnmergeLinalg", "UnmergeCore", "UnmergeSparse", "UnmergeMerge", "CUnmerge"]),
+      name: "UnmergeTests",
+      dependencies: ["UnmergeLinalg", "UnmergeCore", "UnmergeSparse", "UnmergeFactor", "UnmergeMerge", "CUnmerge"]),
   ],
   swiftLanguageModes: [.v6]
 )

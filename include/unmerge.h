@@ -1450,6 +1450,99 @@ unmerge_status unmerge_refine(const unmerge_gram *gram, const unmerge_operator *
                               const unmerge_problem *problem, const unmerge_run *run, const unmerge_view *coef,
                               unmerge_report *reports, unmerge_error *error);
 
+/* ---------------------------------------------------------------- models: what is learned from the data and has a state
+ *
+ * A model is created, stepped, asked, saved and resumed.  It does not keep the data: every step is given it.  n iterations in
+ * one call or in several, saved and loaded between or not, leave the same bits.  An early end (cancel, deadline) leaves the
+ * state of the last whole iteration, an error that of before the call.  Calls on one model from several threads queue. */
+typedef struct unmerge_model unmerge_model;
+void unmerge_model_destroy(unmerge_model *model);
+#define UNMERGE_MODEL_NMF 1
+typedef struct unmerge_model_info {
+  size_t struct_size;
+  int32_t kind; /* UNMERGE_MODEL_... */
+  int32_t reserved;
+  int64_t rows;       /* p */
+  int64_t columns;    /* T, of the data it was created for */
+  int64_t components; /* k */
+  int64_t iterations; /* of its whole life */
+} unmerge_model_info;
+unmerge_status unmerge_model_info_init(unmerge_model_info *info, size_t size);
+unmerge_status unmerge_model_get_info(const unmerge_model *model, unmerge_model_info *info, unmerge_error *error);
+/* At most run.max_iter more iterations; ends earlier when `violation` <= run.tol.  x: the data, p x T; NULL for a model that
+ * has what it needs. */
+unmerge_status unmerge_model_step(unmerge_model *model, const unmerge_view *x, const unmerge_run *run, unmerge_report *report,
+                                  unmerge_error *error);
+/* Codes H (k x columns of x) of any data for the dictionary as it is; the model does not change. */
+unmerge_status unmerge_model_transform(unmerge_model *model, const unmerge_view *x, const unmerge_run *run,
+                                       const unmerge_view *codes, unmerge_report *report, unmerge_error *error);
+unmerge_status unmerge_model_components(const unmerge_model *model, const unmerge_view *w, unmerge_error *error); /* W, p x k */
+unmerge_status unmerge_model_codes(const unmerge_model *model, const unmerge_view *h, unmerge_error *error);      /* H, k x T */
+unmerge_status unmerge_model_saved_size(const unmerge_model *model, int64_t *size, unmerge_error *error);
+unmerge_status unmerge_model_save(const unmerge_model *model, void *bytes, int64_t size, unmerge_error *error);
+unmerge_status unmerge_model_load(const void *bytes, int64_t size, unmerge_model **out, unmerge_error *error);
+
+/* ---------------------------------------------------------------- non-negative matrix factorisation
+ *
+ *     minimise over W (p x k) >= 0, H (k x T) >= 0:
+ *         D(X, WH) + l1_w sum W + l2_w/2 ||W||^2 + group_w/2 sum_i (sum_l W_il)^2 + the same of H (by its columns)
+ *
+ * D = 1/2 ||X - WH||^2 over the entries that are there, or the Kullback-Leibler divergence sum x log(x/wh) - x + wh.
+ * Where one factor alone is penalised the scale would run into the other, whose vectors (columns of W, rows of H) then have
+ * norm at most 1 (`unit`).  Signed W (semi-NMF) with nonnegative_w = 0.
+ *
+ *   UNMERGE_NMF_HALS  sweeps over the components, as many as pay for the product before them, extrapolated with restarts;
+ *                     descends in every iteration.  Cichocki & Phan 2009; Gillis & Glineur 2012; Ang & Gillis 2019.
+ *   UNMERGE_NMF_ANLS  exact alternating least squares by block pivoting.  Kim & Park 2008, 2011: with group_h > 0 and l2_w
+ *                     > 0 their SNMF/R, with group_w and l2_h SNMF/L.
+ *   UNMERGE_NMF_MU    multiplicative updates; for the divergence the only one.  Lee & Seung 2001.
+ *   UNMERGE_NMF_PROJECTED  accelerated projected gradient, for factors held at a Hoyer sparsity: sparsity_w (columns of W),
+ *                     sparsity_h (rows of H), each vector or on average.  Not monotone: the best iterate is kept.  After
+ *                     Ohib et al. 2022 (gspNMF, cspNMF); Hoyer 2004.
+ *
+ * Report: objective; rss = ||X - WH||^2 and yy = ||X||^2 over the entries that are there (NaN for the divergence); nonzeros of
+ * W and H; passes over X; violation = || projected gradient, that of component l divided by the norm of the other factor's
+ * l-th vector || / ||X|| (divergence: of the multiplicative fixed point, divided by sum X): 0 exactly at a stationary point
+ * (NaN for UNMERGE_NMF_PROJECTED with a sparsity, whose CONVERGED means that the steps became shorter than tol). */
+#define UNMERGE_NMF_HALS 0
+#define UNMERGE_NMF_ANLS 1
+#define UNMERGE_NMF_MU 2
+#define UNMERGE_NMF_PROJECTED 3
+#define UNMERGE_LOSS_FROBENIUS 0
+#define UNMERGE_LOSS_KL 1
+#define UNMERGE_INIT_AUTO 0    /* NNDSVD with means for zeros where k <= min(p, T), else random */
+#define UNMERGE_INIT_RANDOM 1  /* uniform, scaled to the data */
+#define UNMERGE_INIT_NNDSVD 2  /* Boutsidis & Gallopoulos 2008; zeros stay zero under UNMERGE_NMF_MU */
+#define UNMERGE_INIT_NNDSVDA 3 /* zeros replaced by the mean of X */
+#define UNMERGE_INIT_GIVEN 4   /* w and h */
+#define UNMERGE_UNIT_AUTO 0    /* the factor without penalty, if the other has one */
+#define UNMERGE_UNIT_NONE 1
+#define UNMERGE_UNIT_W 2
+#define UNMERGE_UNIT_H 3
+#define UNMERGE_SPARSITY_AVERAGE 0
+#define UNMERGE_SPARSITY_EACH 1
+typedef struct unmerge_nmf_options {
+  size_t struct_size;
+  int64_t components; /* k >= 1; default 1 */
+  int32_t algorithm;  /* UNMERGE_NMF_...; default HALS */
+  int32_t loss;       /* UNMERGE_LOSS_...; default FROBENIUS */
+  int32_t init;       /* UNMERGE_INIT_...; default AUTO */
+  int32_t unit;       /* UNMERGE_UNIT_...; default AUTO; HALS only */
+  double l1_w, l2_w, group_w; /* >= 0, finite; default 0 */
+  double l1_h, l2_h, group_h;
+  double sparsity_w, sparsity_h; /* Hoyer sparsity in [0, 1); 0 (default) = not held; PROJECTED only */
+  int32_t sparsity_mode;  /* UNMERGE_SPARSITY_...; default AVERAGE */
+  int32_t nonnegative_w;  /* 0 or 1; default 1; 0: HALS or ANLS without penalty on W but l2_w */
+  int32_t missing;        /* 1: a NaN in X is an entry that is not there; default 0: an error */
+  int32_t extrapolation;  /* HALS: 0 or 1; default 1 */
+  const unmerge_view *w;  /* UNMERGE_INIT_GIVEN: p x k and k x T, finite, >= 0 (w: unless nonnegative_w = 0) */
+  const unmerge_view *h;
+} unmerge_nmf_options;
+unmerge_status unmerge_nmf_options_init(unmerge_nmf_options *options, size_t size);
+/* x: p x T, >= 0 (semi-NMF: any); any element type, read in place. Reads x for the start; run.seed draws it. */
+unmerge_status unmerge_nmf_create(const unmerge_view *x, const unmerge_nmf_options *options, const unmerge_run *run,
+                                  unmerge_model **out, unmerge_error *error);
+
 /* ---------------------------------------------------------------- recipes and replay: what would the tool have stored?
  *
  * A recipe says how a merged checkpoint was made from a base b and task models t_1 .. t_k.  Replaying it gives the weights

@@ -1,4 +1,5 @@
-// The umbrella: everything libunmerge.so exports lives in the rooms below; nothing is written here.
+// The umbrella: everything libunmerge.so exports lives in the rooms below. Only what must know every one of them is here.
 import UnmergeCore
+import UnmergeFactor
 import UnmergeMerge
 import UnmergeSparse

@@ -106,4 +106,12 @@ float ck_spike_ratio(size_t point);
 // the edges r - 3h, r - h, r + h, r + 3h have that point as the first not below them. A unit is at least 0.4 % of the larger
 // of |d| and |t|, and 0.6 % where unit is NULL. Returns the number of entries.
 size_t ck_spikes(int32_t *count, size_t points, const float *d, const float *t, const float *unit, size_t n, float least);
+
+// ---- nmf.c: a block of a non-negative factor
+
+#define CK_ROWS 64
+// Sweeps of exact coordinate descent for CK_ROWS problems min 1/2 x'Gx - b'x over x >= 0: coordinate i of problem r is at
+// i * CK_ROWS + r of f and b. Stops when a sweep moves less than `least` times the first, measured as sum G_ii dx_i^2, and
+// returns that of the first. A coordinate with G_ii <= 0 stays.
+double ck_nonnegative_sweeps(double *f, const double *b, const double *g, size_t k, size_t sweeps, double least);
 #endif

@@ -94,6 +94,8 @@ if TYPE_CHECKING:
         omp,
         ridge,
     )
+    from .models import Model, load_model, model_from_bytes
+    from .nmf import NMFModel, nmf
     from .nonconvex import cel0, lq, mcp, scad
     from .operator import Operator
     from .recipe import Recipe, ReplayReport, merge, replay
@@ -143,7 +145,9 @@ _HOME = {
     "InvalidType": "errors",
     "InvalidValue": "errors",
     "Mask": "masks",
+    "Model": "models",
     "Module": "result",
+    "NMFModel": "nmf",
     "Operator": "operator",
     "OutOfMemory": "errors",
     "Progress": "_run",
@@ -192,12 +196,15 @@ _HOME = {
     "lasso_path": "methods",
     "lasso_tau": "constrained",
     "least_squares_inference": "inference",
+    "load_model": "models",
     "lq": "nonconvex",
     "mask": "masks",
     "matching_pursuit": "greedy",
     "mcp": "nonconvex",
     "merge": "recipe",
     "minimise": "composite",
+    "model_from_bytes": "models",
+    "nmf": "nmf",
     "nnls": "methods",
     "ols_pursuit": "greedy",
     "omp": "methods",

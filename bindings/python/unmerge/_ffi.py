@@ -118,6 +118,24 @@ UNMERGE_TERM_CALLBACK = 0
 UNMERGE_ENGINE_AUTO = 0
 UNMERGE_ENGINE_ADMM = 1
 UNMERGE_ENGINE_FISTA = 2
+UNMERGE_MODEL_NMF = 1
+UNMERGE_NMF_HALS = 0
+UNMERGE_NMF_ANLS = 1
+UNMERGE_NMF_MU = 2
+UNMERGE_NMF_PROJECTED = 3
+UNMERGE_LOSS_FROBENIUS = 0
+UNMERGE_LOSS_KL = 1
+UNMERGE_INIT_AUTO = 0
+UNMERGE_INIT_RANDOM = 1
+UNMERGE_INIT_NNDSVD = 2
+UNMERGE_INIT_NNDSVDA = 3
+UNMERGE_INIT_GIVEN = 4
+UNMERGE_UNIT_AUTO = 0
+UNMERGE_UNIT_NONE = 1
+UNMERGE_UNIT_W = 2
+UNMERGE_UNIT_H = 3
+UNMERGE_SPARSITY_AVERAGE = 0
+UNMERGE_SPARSITY_EACH = 1
 UNMERGE_MERGE_LINEAR = 1
 UNMERGE_MERGE_TASK_ARITHMETIC = 2
 UNMERGE_MERGE_TIES = 3
@@ -1267,6 +1285,70 @@ class unmerge_problem(ctypes.Structure):
         ("mask", ctypes.c_void_p),
         ("lower", ctypes.POINTER(ctypes.c_double)),
         ("upper", ctypes.POINTER(ctypes.c_double)),
+    ]
+
+
+class unmerge_model_info(ctypes.Structure):
+    struct_size: int
+    kind: int
+    reserved: int
+    rows: int
+    columns: int
+    components: int
+    iterations: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("kind", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("components", ctypes.c_int64),
+        ("iterations", ctypes.c_int64),
+    ]
+
+
+class unmerge_nmf_options(ctypes.Structure):
+    struct_size: int
+    components: int
+    algorithm: int
+    loss: int
+    init: int
+    unit: int
+    l1_w: float
+    l2_w: float
+    group_w: float
+    l1_h: float
+    l2_h: float
+    group_h: float
+    sparsity_w: float
+    sparsity_h: float
+    sparsity_mode: int
+    nonnegative_w: int
+    missing: int
+    extrapolation: int
+    w: Any
+    h: Any
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("components", ctypes.c_int64),
+        ("algorithm", ctypes.c_int32),
+        ("loss", ctypes.c_int32),
+        ("init", ctypes.c_int32),
+        ("unit", ctypes.c_int32),
+        ("l1_w", ctypes.c_double),
+        ("l2_w", ctypes.c_double),
+        ("group_w", ctypes.c_double),
+        ("l1_h", ctypes.c_double),
+        ("l2_h", ctypes.c_double),
+        ("group_h", ctypes.c_double),
+        ("sparsity_w", ctypes.c_double),
+        ("sparsity_h", ctypes.c_double),
+        ("sparsity_mode", ctypes.c_int32),
+        ("nonnegative_w", ctypes.c_int32),
+        ("missing", ctypes.c_int32),
+        ("extrapolation", ctypes.c_int32),
+        ("w", ctypes.POINTER(unmerge_view)),
+        ("h", ctypes.POINTER(unmerge_view)),
     ]
 
 
@@ -2666,6 +2748,107 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_model_destroy": (
+        None,
+        [
+            ctypes.c_void_p,
+        ],
+    ),
+    "unmerge_model_info_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_model_info),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_model_get_info": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_model_info),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_model_step": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_model_transform": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_model_components": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_model_codes": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_model_saved_size": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(ctypes.c_int64),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_model_save": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_model_load": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_nmf_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_nmf_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_nmf_create": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_nmf_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_recipe_init": (
         ctypes.c_int32,
         [
@@ -3476,6 +3659,43 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "mask": 40,
             "lower": 48,
             "upper": 56,
+        },
+    ),
+    "unmerge_model_info": (
+        48,
+        {
+            "struct_size": 0,
+            "kind": 8,
+            "reserved": 12,
+            "rows": 16,
+            "columns": 24,
+            "components": 32,
+            "iterations": 40,
+        },
+    ),
+    "unmerge_nmf_options": (
+        128,
+        {
+            "struct_size": 0,
+            "components": 8,
+            "algorithm": 16,
+            "loss": 20,
+            "init": 24,
+            "unit": 28,
+            "l1_w": 32,
+            "l2_w": 40,
+            "group_w": 48,
+            "l1_h": 56,
+            "l2_h": 64,
+            "group_h": 72,
+            "sparsity_w": 80,
+            "sparsity_h": 88,
+            "sparsity_mode": 96,
+            "nonnegative_w": 100,
+            "missing": 104,
+            "extrapolation": 108,
+            "w": 112,
+            "h": 120,
         },
     ),
     "unmerge_recipe": (

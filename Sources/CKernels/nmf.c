@@ -1,0 +1,40 @@
+#include "ckernels.h"
+#include "clones.h"
+
+// The accumulators of one coordinate of all rows stay in registers while the coordinates of the others stream from L1.
+enum { HALF = CK_ROWS / 2 };
+
+CLONES double ck_nonnegative_sweeps(double *restrict f, const double *restrict b, const double *restrict g, size_t k,
+                                    size_t sweeps, double least) {
+  double first = 0;
+  for (size_t s = 0; s < sweeps; s++) {
+    double moved[HALF] = {0};
+    for (size_t i = 0; i < k; i++) {
+      const double *row = g + i * k;
+      double d = row[i];
+      if (!(d > 0)) continue;
+      double inverse = 1 / d;
+      for (size_t h = 0; h < CK_ROWS; h += HALF) {
+        double a[HALF];
+        for (size_t r = 0; r < HALF; r++) a[r] = b[i * CK_ROWS + h + r];
+        for (size_t l = 0; l < k; l++) {
+          double gl = row[l];
+          const double *x = f + l * CK_ROWS + h;
+          for (size_t r = 0; r < HALF; r++) a[r] -= gl * x[r];
+        }
+        double *x = f + i * CK_ROWS + h;
+        for (size_t r = 0; r < HALF; r++) {
+          double old = x[r], now = old + a[r] * inverse;
+          now = now > 0 ? now : 0;
+          x[r] = now;
+          moved[r] += (now - old) * (now - old) * d;
+        }
+      }
+    }
+    double total = 0;
+    for (size_t r = 0; r < HALF; r++) total += moved[r];
+    if (s == 0) first = total;
+    if (total <= least * first) break;
+  }
+  return first;
+}

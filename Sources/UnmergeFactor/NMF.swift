@@ -1,0 +1,420 @@
+import CUnmerge
+import UnmergeCore
+import UnmergeLinalg
+
+// Non-negative matrix factorisation
+//
+//     minimise over W (p×k) ≥ 0, H (k×T) ≥ 0:  D(X, WH) + penalties of W and H
+//
+// by turns: with one factor held the other's problem is convex, and both sides are the same one (`FactorStep`), since H is kept
+// transposed. An iteration reads X twice, for X·Hᵀ and Xᵀ·W; what follows lives in the k×k Grams and those products.
+//
+// HALS sweeps the components until a sweep no longer pays beside the product (Gillis & Glineur 2012), from points extrapolated
+// along the last move; an iteration that would not descend is thrown away and repeated without extrapolation, which descends by
+// construction (after Ang & Gillis 2019, who accept such an iterate).
+//
+// Invariant: (w, h) is the best iterate and `objective` its value; both are what a caller sees. Everything an iteration needs
+// beside X is in the fields that `write` saves.
+//
+// References: Lee & Seung 2001; Kim & Park 2008, 2011; Cichocki & Phan 2009; Gillis & Glineur 2012; Ang & Gillis 2019.
+
+struct NMFOptions: Equatable, Sendable {
+  enum Algorithm: Int32 {
+    case hals = 0
+    case anls, mu, projected
+  }
+  enum Loss: Int32 {
+    case frobenius = 0
+    case kl
+  }
+
+  var algorithm = Algorithm.hals
+  var loss = Loss.frobenius
+  var w = FactorPenalty()
+  var h = FactorPenalty()
+  var sparsityW = 0.0
+  var sparsityH = 0.0
+  var isSparsityOfEach = false
+  var hasMissing = false
+  var extrapolates = true
+}
+
+package final class NMF: Model, @unchecked Sendable {
+  package static let magic = "UNMNMF_1"
+  package static let kind = UNMERGE_MODEL_NMF
+
+  let options: NMFOptions
+  let w: Factor
+  /// Hᵀ
+  let h: Factor
+  /// Beside the factors, what the next iteration depends on.
+  struct State {
+    var iterations = 0
+    /// Of (w, h); infinite before the first iteration.
+    var objective = Double.infinity
+    var momentum = 0.5
+    var largestMomentum = 1.0
+    /// The last iteration was thrown away, or there was none.
+    var isPlain = true
+  }
+  var state = State()
+  /// The point the next W is computed from, and what the last W was before it was extrapolated.
+  private let hNext: Factor
+  private let wPlain: Factor
+  var factors: [Factor] { [w, h, hNext, wPlain] }
+
+  package var iterations: Int { state.iterations }
+  package var rows: Int { w.rows }
+  package var columns: Int { h.rows }
+  package var components: Int { w.columns }
+
+  init(_ options: NMFOptions, rows: Int, columns: Int, components: Int) throws(UnmergeError) {
+    self.options = options
+    w = try Factor(rows, components)
+    h = try Factor(columns, components)
+    hNext = try Factor(columns, components)
+    wPlain = try Factor(rows, components)
+  }
+
+  /// The start is in w and h.
+  func begin() {
+    options.w.project(w)
+    options.h.project(h)
+    hNext.assign(h)
+    wPlain.assign(w)
+  }
+
+  // MARK: steps
+
+  package func step(_ x: View?, _ watch: Watch) throws(UnmergeError) -> unmerge_report {
+    guard let x else { throw .null("x") }
+    guard x.rows == rows, x.columns == columns else {
+      throw .shape("x is \(x.rows) x \(x.columns), the model was created for \(rows) x \(columns)")
+    }
+    let data = DataMatrix(view: x, threads: watch.threads, hasMissing: options.hasMissing)
+    let summary = try data.summary()
+    try checkSign(summary.least)
+    let work = try Work(self, data, watch.threads, squares: summary.squares, sum: summary.sum)
+    let first = iterations
+    var outcome = UNMERGE_ITERATION_LIMIT
+    var passes = 1
+    while iterations - first < watch.maxIterations {
+      if let stop = watch.poll() {
+        outcome = stop.outcome
+        break
+      }
+      let moved = try iterate(work)
+      state.iterations += 1
+      passes += 2
+      watch.report(
+        phase: UNMERGE_PHASE_SOLVE, pass: 0, done: iterations - first, total: watch.maxIterations,
+        objective: state.objective,
+        relativeGap: moved)
+      guard moved <= watch.tol else { continue }
+      passes += 2
+      if try isStationary(work, watch.tol) {
+        outcome = UNMERGE_CONVERGED
+        break
+      }
+    }
+    var report = try certificate(work)
+    report.outcome = outcome
+    report.iterations = Int64(iterations - first)
+    report.passes = Int64(passes + 3)
+    report.seconds = watch.seconds
+    return report
+  }
+
+  /// The projected gradient's iterations measure themselves.
+  private func isStationary(_ work: Work, _ tol: Double) throws(UnmergeError) -> Bool {
+    if options.algorithm == .projected { return true }
+    return try violation(work) <= tol
+  }
+
+  /// Working memory of one call, and X.
+  final class Work {
+    let data: DataMatrix
+    let squares: Double
+    let sum: Double
+    let stepW: FactorStep
+    let stepH: FactorStep
+    let productW: Factor
+    let productH: Factor
+    let gram: Buffer<Double>
+    let newW: Factor
+    let newH: Factor
+    /// W before it is extrapolated.
+    let found: Factor
+
+    init(_ model: NMF, _ data: DataMatrix, _ threads: Int, squares: Double, sum: Double) throws(UnmergeError) {
+      self.data = data
+      self.squares = squares
+      self.sum = sum
+      let k = model.components
+      stepW = try FactorStep(rows: model.rows, components: k, threads: threads)
+      stepH = try FactorStep(rows: model.columns, components: k, threads: threads)
+      productW = try Factor(model.rows, k)
+      productH = try Factor(model.columns, k)
+      gram = try allocate(try product(k, k, "a Gram of components"))
+      newW = try Factor(model.rows, k)
+      newH = try Factor(model.columns, k)
+      found = try Factor(model.rows, k)
+    }
+
+    /// X in a product: completed by the model where entries are missing.
+    func entry(_ w: Factor, _ h: Factor) -> DataMatrix.Entry { data.hasMissing ? .completed(w, h) : .data }
+  }
+
+  private func iterate(_ work: Work) throws(UnmergeError) -> Double {
+    if options.loss == .kl { return try iterateDivergence(work) }
+    return try iterateLeastSquares(work)
+  }
+
+  /// Sweeps that cost about what the product before them did.
+  private func sweeps(_ n: Int, _ other: Int) -> Int {
+    let k = components
+    let ratio = Double(other) * Double(n + k) / (Double(max(n, 1)) * Double(k))
+    return 1 + Int(min(0.25 * ratio, 40))
+  }
+
+  private func iterateLeastSquares(_ work: Work) throws(UnmergeError) -> Double {
+    let k = components
+    let (newW, newH, g) = (work.newW, work.newH, work.gram)
+    let beta = options.extrapolates && !state.isPlain ? state.momentum : 0
+
+    hNext.gram(into: g)
+    try work.data.multiply(hNext, into: work.productW, work.entry(w, hNext))
+    options.w.add(to: g, k)
+    newW.assign(w)
+    var moved = try solve(
+      newW, work.productW, g, options.w, work.stepW, sweeps: sweeps(rows, columns))
+    // W as it was found is kept for the next extrapolation; the extrapolated one is what H answers to.
+    work.found.assign(newW)
+    if beta > 0 {
+      for i in 0..<newW.values.count { newW.values[i] += beta * (work.found.values[i] - wPlain.values[i]) }
+      options.w.project(newW)
+    }
+
+    newW.gram(into: g)
+    try work.data.transposed.multiply(newW, into: work.productH, work.data.hasMissing ? .completed(hNext, newW) : .data)
+    let gramW = try allocating { () throws(OutOfMemory) in try g.copy() }
+    options.h.add(to: g, k)
+    newH.assign(hNext)
+    moved += try solve(
+      newH, work.productH, g, options.h, work.stepH, sweeps: sweeps(columns, rows))
+
+    let value = try value(work, newW, newH, gramW)
+    if value <= state.objective || (state.isPlain && value <= state.objective * (1 + 1e-12)) {
+      // The next W is computed from an H moved on along its last step.
+      for i in 0..<h.values.count { hNext.values[i] = newH.values[i] + beta * (newH.values[i] - h.values[i]) }
+      options.h.project(hNext)
+      w.assign(newW)
+      h.assign(newH)
+      wPlain.assign(work.found)
+      state.objective = value
+      if options.extrapolates {
+        if !state.isPlain { state.largestMomentum = min(1, 1.005 * state.largestMomentum) }
+        state.momentum = min(state.largestMomentum, state.isPlain ? state.momentum : 1.01 * state.momentum)
+        state.isPlain = false
+      }
+    } else {
+      hNext.assign(h)
+      wPlain.assign(w)
+      if !state.isPlain {
+        state.largestMomentum = state.momentum
+        state.momentum /= 1.5
+      }
+      state.isPlain = true
+    }
+    return work.squares > 0 ? (moved / work.squares).squareRoot() : 0
+  }
+
+  /// The side's minimum, or a part of the way to it.
+  private func solve(
+    _ f: Factor, _ b: Factor, _ g: Buffer<Double>, _ penalty: FactorPenalty, _ step: FactorStep, sweeps: Int
+  ) throws(UnmergeError) -> Double {
+    try step.sweep(f, b, g, penalty, sweeps: sweeps)
+  }
+
+  /// ½‖X − WH‖² + penalties, from the products of the H-step: it costs no pass, and loses digits where the fit is near exact.
+  private func value(_ work: Work, _ w: Factor, _ h: Factor, _ gramW: Buffer<Double>) throws(UnmergeError) -> Double {
+    let k = components
+    let penalties = options.w.value(w) + options.h.value(h)
+    if work.data.hasMissing { return try squaredResidual(work, w, h) / 2 + penalties }
+    let gramH: Buffer<Double> = try allocate(k * k)
+    h.gram(into: gramH)
+    let inner = Double.dot(work.productH.pointer, h.pointer, h.values.count)
+    let model = Double.dot(gramW.pointer, gramH.pointer, k * k)
+    return (work.squares - 2 * inner + model) / 2 + penalties
+  }
+
+  private func squaredResidual(_ work: Work, _ w: Factor, _ h: Factor) throws(UnmergeError) -> Double {
+    try work.data.sum(w, h) { x, m in (x - m) * (x - m) }
+  }
+
+  // MARK: the divergence
+
+  /// Multiplicative updates: each is the minimum of a majoriser that touches the objective (Lee & Seung 2001), the root of
+  /// l2 f² + (d + l1) f − n f₀ = 0.
+  private func iterateDivergence(_ work: Work) throws(UnmergeError) -> Double {
+    var moved = try divergenceStep(w, h, work.data, work.productW, options.w)
+    moved += try divergenceStep(h, w, work.data.transposed, work.productH, options.h)
+    state.objective = try divergence(work)
+    return work.sum > 0 ? moved / work.sum : 0
+  }
+
+  /// Returns Σ f |∇| as it was before.
+  private func divergenceStep(
+    _ f: Factor, _ other: Factor, _ data: DataMatrix, _ numerator: Factor, _ penalty: FactorPenalty
+  ) throws(UnmergeError) -> Double {
+    let (n, k) = (f.rows, f.columns)
+    try data.multiply(other, into: numerator, .ratio(f, other))
+    let denominator = try Factor(options.hasMissing ? n : 1, k)
+    if options.hasMissing {
+      try data.multiply(other, into: denominator, .presence)
+    } else {
+      for l in 0..<k {
+        var s = 0.0
+        for j in 0..<other.rows { s += other.column(l)[j] }
+        denominator.values[l] = s
+      }
+    }
+    var moved = 0.0
+    for l in 0..<k {
+      for i in 0..<n {
+        let old = f.values[l * n + i]
+        let d = (options.hasMissing ? denominator.values[l * n + i] : denominator.values[l]) + penalty.l1
+        let pull = numerator.values[l * n + i]
+        moved += old * abs(d + penalty.l2 * old - pull)
+        let target = pull * old
+        let now: Double
+        if penalty.l2 > 0 {
+          now = 2 * target / (d + (d * d + 4 * penalty.l2 * target).squareRoot())
+        } else {
+          now = d > 0 ? target / d : old
+        }
+        f.values[l * n + i] = now.isFinite ? now : old
+      }
+    }
+    return moved
+  }
+
+  private func divergence(_ work: Work) throws(UnmergeError) -> Double {
+    let d = try work.data.sum(w, h) { x, m in x > 0 ? x * Platform.log(x / max(m, 1e-300)) - x + m : m }
+    return d + options.w.value(w) + options.h.value(h)
+  }
+
+  // MARK: the answer
+
+  /// How far one projected step would move, of W only where it was free to.
+  private func violation(_ work: Work, codesOnly: Bool = false) throws(UnmergeError) -> Double {
+    if options.loss == .kl {
+      var moved = 0.0
+      if !codesOnly {
+        work.newW.assign(w)
+        moved += try divergenceStep(work.newW, h, work.data, work.productW, options.w)
+      }
+      work.newH.assign(h)
+      moved += try divergenceStep(work.newH, w, work.data.transposed, work.productH, options.h)
+      return work.sum > 0 ? moved / work.sum : 0
+    }
+    let (g, k) = (work.gram, components)
+    var sum = 0.0
+    if !codesOnly {
+      h.gram(into: g)
+      options.w.add(to: g, k)
+      try work.data.multiply(h, into: work.productW, work.entry(w, h))
+      sum += work.stepW.violation(w, work.productW, g, options.w, work.newW)
+    }
+    w.gram(into: g)
+    options.h.add(to: g, k)
+    try work.data.transposed.multiply(w, into: work.productH, work.entry(h, w))
+    sum += work.stepH.violation(h, work.productH, g, options.h, work.newH)
+    return work.squares > 0 ? (sum / work.squares).squareRoot() : 0
+  }
+
+  private func certificate(_ work: Work, codesOnly: Bool = false) throws(UnmergeError) -> unmerge_report {
+    var r = unmerge_report.defaults
+    if options.loss == .kl {
+      r.objective = try divergence(work)
+    } else {
+      r.rss = try squaredResidual(work, w, h)
+      r.yy = work.squares
+      r.r2 = r.yy > 0 ? 1 - r.rss / r.yy : 0
+      r.objective = r.rss / 2 + options.w.value(w) + options.h.value(h)
+    }
+    let isHeld = options.sparsityW > 0 || options.sparsityH > 0
+    r.violation = isHeld ? .nan : try violation(work, codesOnly: codesOnly)
+    r.streamed = 1
+    var nonzeros = 0
+    for f in [w, h] { for i in 0..<f.values.count where f.values[i] != 0 { nonzeros += 1 } }
+    r.nonzeros = Int64(nonzeros)
+    return r
+  }
+
+  func checkSign(_ least: Double) throws(UnmergeError) {
+    guard options.w.isSigned || least >= 0 else {
+      throw .range(
+        "x has an entry \(least); it must be >= 0: split x into max(x, 0) and max(-x, 0), or set nonnegative_w = 0")
+    }
+  }
+
+  package func transform(_ x: View, _ watch: Watch, _ codes: Output) throws(UnmergeError) -> unmerge_report {
+    let data = DataMatrix(view: x, threads: watch.threads, hasMissing: options.hasMissing)
+    let summary = try data.summary()
+    try checkSign(summary.least)
+    let k = components
+    // The model of this data with W held: codes may be of any size and sparsity.
+    var free = options
+    free.h.isUnit = false
+    free.sparsityH = 0
+    free.sparsityW = 0
+    let other = try NMF(free, rows: rows, columns: x.columns, components: k)
+    other.w.assign(w)
+    let work = try Work(other, data, watch.threads, squares: summary.squares, sum: summary.sum)
+    let level = max(summary.sum, 0) / max(Double(x.rows) * Double(x.columns), 1) / Double(k)
+    for i in 0..<other.h.values.count { other.h.values[i] = level }
+    var outcome = UNMERGE_ITERATION_LIMIT
+    var iterations = 0
+    w.gram(into: work.gram)
+    free.h.add(to: work.gram, k)
+    while iterations < watch.maxIterations {
+      if let stop = watch.poll() {
+        outcome = stop.outcome
+        break
+      }
+      let moved: Double
+      if options.loss == .kl {
+        let m = try other.divergenceStep(other.h, w, data.transposed, work.productH, free.h)
+        moved = summary.sum > 0 ? m / summary.sum : 0
+      } else {
+        if iterations == 0 || data.hasMissing {
+          try data.transposed.multiply(w, into: work.productH, work.entry(other.h, w))
+        }
+        let m = try work.stepH.sweep(other.h, work.productH, work.gram, free.h, sweeps: 20, least: 0)
+        moved = summary.squares > 0 ? (m / summary.squares).squareRoot() : 0
+      }
+      iterations += 1
+      if moved <= watch.tol {
+        outcome = UNMERGE_CONVERGED
+        break
+      }
+    }
+    for t in 0..<x.columns { for l in 0..<k { codes.set(l, t, other.h.values[l * x.columns + t]) } }
+    var report = try other.certificate(work, codesOnly: true)
+    report.outcome = outcome
+    report.iterations = Int64(iterations)
+    report.seconds = watch.seconds
+    return report
+  }
+
+  package func readComponents(_ output: UnsafePointer<unmerge_view>?) throws(UnmergeError) {
+    let out = try Output(output, "w", rows: rows, columns: components)
+    for l in 0..<components { for i in 0..<rows { out.set(i, l, w.values[l * rows + i]) } }
+  }
+
+  package func readCodes(_ output: UnsafePointer<unmerge_view>?) throws(UnmergeError) {
+    let out = try Output(output, "h", rows: components, columns: columns)
+    for t in 0..<columns { for l in 0..<components { out.set(l, t, h.values[l * columns + t]) } }
+  }
+}
