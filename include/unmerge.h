@@ -1458,12 +1458,14 @@ unmerge_status unmerge_refine(const unmerge_gram *gram, const unmerge_operator *
 typedef struct unmerge_model unmerge_model;
 void unmerge_model_destroy(unmerge_model *model);
 #define UNMERGE_MODEL_NMF 1
+#define UNMERGE_MODEL_GRAM_NMF 2
+#define UNMERGE_MODEL_ONLINE_NMF 3
 typedef struct unmerge_model_info {
   size_t struct_size;
   int32_t kind; /* UNMERGE_MODEL_... */
   int32_t reserved;
   int64_t rows;       /* p */
-  int64_t columns;    /* T, of the data it was created for */
+  int64_t columns;    /* T, of the data it was created for; 0 for a stream, whose codes are not kept */
   int64_t components; /* k */
   int64_t iterations; /* of its whole life */
 } unmerge_model_info;
@@ -1542,6 +1544,24 @@ unmerge_status unmerge_nmf_options_init(unmerge_nmf_options *options, size_t siz
 /* x: p x T, >= 0 (semi-NMF: any); any element type, read in place. Reads x for the start; run.seed draws it. */
 unmerge_status unmerge_nmf_create(const unmerge_view *x, const unmerge_nmf_options *options, const unmerge_run *run,
                                   unmerge_model **out, unmerge_error *error);
+
+/* The same of a stream: minimise over W >= 0 the sum over x_t of min over h >= 0 of 1/2 ||x_t - Wh||^2 + l1_h sum h + l2_h/2
+ * ||h||^2, in memory that does not depend on how many there are.  A step of n iterations takes n batches of columns of x in
+ * order, from where the last one ended, round and round; or give each batch to a call of its own.  Codes of a batch are exact,
+ * the past counts with (1 - 1/t)^decay at the t-th batch.  With a penalty the columns of W have norm at most 1.  x of create
+ * is for the start (NNDSVD with means).  Report: objective, rss, yy of the batches of this call, each with the W of before it;
+ * violation that of W on the sums of the past; CONVERGED when a batch changes W by no more than tol of its norm.  Mairal, Bach,
+ * Ponce & Sapiro 2010. */
+typedef struct unmerge_online_nmf_options {
+  size_t struct_size;
+  int64_t components; /* k >= 1; default 1 */
+  int64_t batch;      /* columns, >= 1; default 256 */
+  double decay;       /* >= 0, finite; default 2; 0 = the past counts in full */
+  double l1_h, l2_h;  /* >= 0, finite; default 0 */
+} unmerge_online_nmf_options;
+unmerge_status unmerge_online_nmf_options_init(unmerge_online_nmf_options *options, size_t size);
+unmerge_status unmerge_online_nmf_create(const unmerge_view *x, const unmerge_online_nmf_options *options,
+                                         const unmerge_run *run, unmerge_model **out, unmerge_error *error);
 
 /* ---------------------------------------------------------------- recipes and replay: what would the tool have stored?
  *

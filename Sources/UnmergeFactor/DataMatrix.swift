@@ -26,6 +26,10 @@ final class Factor: Sendable {
     for j in 0..<columns { for i in 0..<j { g[i * columns + j] = g[j * columns + i] } }
   }
 
+  func read(into output: Output) {
+    for l in 0..<columns { for i in 0..<rows { output.set(i, l, values[l * rows + i]) } }
+  }
+
   func scale(_ factor: Double) {
     for i in 0..<values.count { values[i] *= factor }
   }

@@ -1,5 +1,6 @@
 import UnmergeCore
 import UnmergeLinalg
+import UnmergeSparse
 
 /// What one factor F (n×k) pays and where it may be: l1 Σ F + l2/2 ‖F‖² + group/2 Σᵢ (Σₗ F_il)², F ≥ 0 unless signed, columns of
 /// norm at most 1 where `isUnit`.
@@ -64,12 +65,14 @@ final class FactorStep: Sendable {
   private let block: Buffer<Double>
   private let line: Factor
   private let slots: Int
+  private let threads: Int
 
   /// Sweeps end when one moves less than this share of the first.
   private static let least = 1e-2
 
   init(rows: Int, components: Int, threads: Int) throws(UnmergeError) {
     k = components
+    self.threads = threads
     slots = max(1, min(threads, (rows + rowsPerBlock - 1) / rowsPerBlock))
     block = try allocate(try product(2 * rowsPerBlock * slots, k, "working memory"))
     line = try Factor(rows, 1)
@@ -132,6 +135,38 @@ final class FactorStep: Sendable {
       if moved <= least * first { break }
     }
     return first
+  }
+
+  /// The exact minimum, by block pivoting from where F is. Returns Σ_l G_ll ‖change of f_l‖².
+  func minimise(
+    _ f: Factor, _ b: Factor, _ g: Buffer<Double>, _ penalty: FactorPenalty
+  ) throws(UnmergeError) -> Double {
+    if penalty.isSigned { return try solve(f, b, g) }
+    let n = f.rows
+    let pivoting = try BlockPivoting(size: k, threads: max(1, threads), targets: n)
+    let right: Buffer<Double> = try allocate(n * k)
+    let found: Buffer<Double> = try allocate(n * k)
+    for l in 0..<k {
+      let (x, c) = (f.column(l), b.column(l))
+      for i in 0..<n {
+        right.pointer[i * k + l] = c[i] - penalty.l1
+        found.pointer[i * k + l] = x[i]
+      }
+    }
+    pivoting.prepare(g.pointer)
+    _ = pivoting.solve(right.pointer, found.pointer, targets: n)
+    var moved = 0.0
+    for l in 0..<k {
+      let x = f.column(l)
+      var change = 0.0
+      for i in 0..<n {
+        let now = found.pointer[i * k + l]
+        change += (now - x[i]) * (now - x[i])
+        x[i] = now
+      }
+      moved += g[l * k + l] * change
+    }
+    return moved
   }
 
   /// F = B G⁺, the signed minimum. Directions in which G is nothing beside its largest eigenvalue are left at 0.

@@ -61,6 +61,9 @@ package final class NMF: Model, @unchecked Sendable {
   /// The point the next W is computed from, and what the last W was before it was extrapolated.
   private let hNext: Factor
   private let wPlain: Factor
+  /// The iterate, where it is not the best one (NMFProjected).
+  var iterateW: Factor { wPlain }
+  var iterateH: Factor { hNext }
   var factors: [Factor] { [w, h, hNext, wPlain] }
 
   package var iterations: Int { state.iterations }
@@ -77,9 +80,11 @@ package final class NMF: Model, @unchecked Sendable {
   }
 
   /// The start is in w and h.
-  func begin() {
+  func begin() throws(UnmergeError) {
     options.w.project(w)
     options.h.project(h)
+    //    try sparsify(w, options.sparsityW)
+    //    try sparsify(h, options.sparsityH)
     hNext.assign(h)
     wPlain.assign(w)
   }
@@ -110,9 +115,10 @@ package final class NMF: Model, @unchecked Sendable {
         phase: UNMERGE_PHASE_SOLVE, pass: 0, done: iterations - first, total: watch.maxIterations,
         objective: state.objective,
         relativeGap: moved)
-      guard moved <= watch.tol else { continue }
+      // The step of an extrapolated iterate overstates; a look at the best one costs two products.
+      guard moved <= watch.tol || (iterations % 10 == 0 && moved <= 30 * watch.tol) else { continue }
       passes += 2
-      if try isStationary(work, watch.tol) {
+      if try isStationary(work, moved, watch.tol) {
         outcome = UNMERGE_CONVERGED
         break
       }
@@ -126,8 +132,8 @@ package final class NMF: Model, @unchecked Sendable {
   }
 
   /// The projected gradient's iterations measure themselves.
-  private func isStationary(_ work: Work, _ tol: Double) throws(UnmergeError) -> Bool {
-    if options.algorithm == .projected { return true }
+  private func isStationary(_ work: Work, _ moved: Double, _ tol: Double) throws(UnmergeError) -> Bool {
+    if options.algorithm == .projected { return moved <= tol }
     return try violation(work) <= tol
   }
 
@@ -166,8 +172,12 @@ package final class NMF: Model, @unchecked Sendable {
   }
 
   private func iterate(_ work: Work) throws(UnmergeError) -> Double {
-    if options.loss == .kl { return try iterateDivergence(work) }
-    return try iterateLeastSquares(work)
+    switch (options.loss, options.algorithm) {
+    case (.kl, _): try iterateDivergence(work)
+    //    case (_, .projected): try iterateProjected(work)
+    case (_, .mu): try iterateMultiplicative(work)
+    case (_, .hals), (_, .anls), (_, .projected): try iterateAlternating(work)
+    }
   }
 
   /// Sweeps that cost about what the product before them did.
@@ -177,7 +187,7 @@ package final class NMF: Model, @unchecked Sendable {
     return 1 + Int(min(0.25 * ratio, 40))
   }
 
-  private func iterateLeastSquares(_ work: Work) throws(UnmergeError) -> Double {
+  private func iterateAlternating(_ work: Work) throws(UnmergeError) -> Double {
     let k = components
     let (newW, newH, g) = (work.newW, work.newH, work.gram)
     let beta = options.extrapolates && !state.isPlain ? state.momentum : 0
@@ -204,14 +214,15 @@ package final class NMF: Model, @unchecked Sendable {
       newH, work.productH, g, options.h, work.stepH, sweeps: sweeps(columns, rows))
 
     let value = try value(work, newW, newH, gramW)
-    if value <= state.objective || (state.isPlain && value <= state.objective * (1 + 1e-12)) {
+    // The value comes from products as large as ‖X‖²; below their rounding there is nothing to compare.
+    if value <= state.objective + 4e-15 * work.squares {
       // The next W is computed from an H moved on along its last step.
       for i in 0..<h.values.count { hNext.values[i] = newH.values[i] + beta * (newH.values[i] - h.values[i]) }
       options.h.project(hNext)
       w.assign(newW)
       h.assign(newH)
       wPlain.assign(work.found)
-      state.objective = value
+      state.objective = min(value, state.objective)
       if options.extrapolates {
         if !state.isPlain { state.largestMomentum = min(1, 1.005 * state.largestMomentum) }
         state.momentum = min(state.largestMomentum, state.isPlain ? state.momentum : 1.01 * state.momentum)
@@ -233,7 +244,8 @@ package final class NMF: Model, @unchecked Sendable {
   private func solve(
     _ f: Factor, _ b: Factor, _ g: Buffer<Double>, _ penalty: FactorPenalty, _ step: FactorStep, sweeps: Int
   ) throws(UnmergeError) -> Double {
-    try step.sweep(f, b, g, penalty, sweeps: sweeps)
+    if options.algorithm == .anls { return try step.minimise(f, b, g, penalty) }
+    return try step.sweep(f, b, g, penalty, sweeps: sweeps)
   }
 
   /// ½‖X − WH‖² + penalties, from the products of the H-step: it costs no pass, and loses digits where the fit is near exact.
@@ -250,6 +262,47 @@ package final class NMF: Model, @unchecked Sendable {
 
   private func squaredResidual(_ work: Work, _ w: Factor, _ h: Factor) throws(UnmergeError) -> Double {
     try work.data.sum(w, h) { x, m in (x - m) * (x - m) }
+  }
+
+  // MARK: multiplicative updates
+
+  /// F ∘ B / (F G + l1): the minimum of a majoriser (Lee & Seung 2001).
+  private func iterateMultiplicative(_ work: Work) throws(UnmergeError) -> Double {
+    let (g, k) = (work.gram, components)
+    h.gram(into: g)
+    try work.data.multiply(h, into: work.productW, work.entry(w, h))
+    options.w.add(to: g, k)
+    var moved = multiplicativeStep(w, work.productW, g, options.w, work.newW)
+    w.gram(into: g)
+    try work.data.transposed.multiply(w, into: work.productH, work.entry(h, w))
+    let gramW = try allocating { () throws(OutOfMemory) in try g.copy() }
+    options.h.add(to: g, k)
+    moved += multiplicativeStep(h, work.productH, g, options.h, work.newH)
+    state.objective = try value(work, w, h, gramW)
+    return work.squares > 0 ? (moved / work.squares).squareRoot() : 0
+  }
+
+  /// Returns Σ_l G_ll ‖f_l − P(f_l − ∇_l/G_ll)‖² as it was before.
+  private func multiplicativeStep(
+    _ f: Factor, _ b: Factor, _ g: Buffer<Double>, _ penalty: FactorPenalty, _ model: Factor
+  ) -> Double {
+    let (n, k) = (f.rows, f.columns)
+    Double.gemm(false, false, n, k, k, 1, f.pointer, n, g.pointer, k, 0, model.pointer, n)
+    var moved = 0.0
+    for l in 0..<k {
+      let d = g[l * k + l]
+      let (x, m, c) = (f.column(l), model.column(l), b.column(l))
+      for i in 0..<n {
+        let old = x[i]
+        let step = d > 0 ? max(0, old - (m[i] + penalty.l1 - c[i]) / d) - old : 0
+        moved += d * step * step
+        // l1 in the denominator: c − l1 could be negative, where this still descends.
+        let denominator = m[i] + penalty.l1
+        let now = denominator > 0 ? old * c[i] / denominator : old
+        x[i] = now.isFinite ? now : old
+      }
+    }
+    return moved
   }
 
   // MARK: the divergence
@@ -391,11 +444,12 @@ package final class NMF: Model, @unchecked Sendable {
         if iterations == 0 || data.hasMissing {
           try data.transposed.multiply(w, into: work.productH, work.entry(other.h, w))
         }
-        let m = try work.stepH.sweep(other.h, work.productH, work.gram, free.h, sweeps: 20, least: 0)
+        let m = try work.stepH.minimise(other.h, work.productH, work.gram, free.h)
         moved = summary.squares > 0 ? (m / summary.squares).squareRoot() : 0
       }
       iterations += 1
-      if moved <= watch.tol {
+      let isExact = options.loss == .frobenius && !data.hasMissing
+      if isExact || moved <= watch.tol {
         outcome = UNMERGE_CONVERGED
         break
       }
@@ -409,8 +463,7 @@ package final class NMF: Model, @unchecked Sendable {
   }
 
   package func readComponents(_ output: UnsafePointer<unmerge_view>?) throws(UnmergeError) {
-    let out = try Output(output, "w", rows: rows, columns: components)
-    for l in 0..<components { for i in 0..<rows { out.set(i, l, w.values[l * rows + i]) } }
+    try w.read(into: Output(output, "w", rows: rows, columns: components))
   }
 
   package func readCodes(_ output: UnsafePointer<unmerge_view>?) throws(UnmergeError) {

@@ -24,6 +24,14 @@ public func unmerge_nmf_options_init(_ options: UnsafeMutablePointer<unmerge_nmf
   initialize(options, size)
 }
 
+/// Data to factorise: not empty, and of a size BLAS can count.
+func checkData(_ x: View) throws(UnmergeError) {
+  guard x.rows > 0, x.columns > 0 else { throw .shape("x is \(x.rows) x \(x.columns); there is nothing to factorise") }
+  guard x.rows <= Int(Int32.max), x.columns <= Int(Int32.max) else {
+    throw .shape("x is \(x.rows) x \(x.columns); at most \(Int32.max) each way")
+  }
+}
+
 /// One of a numbered list of the header.
 private func choice(_ value: Int32, _ name: String, _ count: Int32) throws(UnmergeError) {
   guard 0 <= value, value < count else { throw .range("\(name) is \(value); it must be between 0 and \(count - 1)") }
@@ -102,10 +110,7 @@ public func unmerge_nmf_create(
     let o = try read(options, "options")
     let watch = try Watch(run)
     guard let out else { throw .null("out") }
-    guard x.rows > 0, x.columns > 0 else { throw .shape("x is \(x.rows) x \(x.columns); there is nothing to factorise") }
-    guard x.rows <= Int(Int32.max), x.columns <= Int(Int32.max) else {
-      throw .shape("x is \(x.rows) x \(x.columns); at most \(Int32.max) each way")
-    }
+    try checkData(x)
     try check(o.components, "options->components", 1...65536, "between 1 and 65536")
     try choice(o.`init`, "options->init", 5)
     let model = try NMF(NMFOptions(o), rows: x.rows, columns: x.columns, components: Int(o.components))
@@ -138,7 +143,7 @@ extension NMF {
     default:
       try randomStart(x, w, h, sum: options.w.isSigned ? 0 : summary.sum, seed: seed)
     }
-    begin()
+    try begin()
   }
 
   package func write(_ bytes: inout ByteWriter) {

@@ -95,7 +95,7 @@ if TYPE_CHECKING:
         ridge,
     )
     from .models import Model, load_model, model_from_bytes
-    from .nmf import NMFModel, nmf
+    from .nmf import NMFModel, OnlineNMFModel, nmf
     from .nonconvex import cel0, lq, mcp, scad
     from .operator import Operator
     from .recipe import Recipe, ReplayReport, merge, replay
@@ -148,6 +148,7 @@ _HOME = {
     "Model": "models",
     "Module": "result",
     "NMFModel": "nmf",
+    "OnlineNMFModel": "nmf",
     "Operator": "operator",
     "OutOfMemory": "errors",
     "Progress": "_run",

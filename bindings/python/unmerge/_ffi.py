@@ -119,6 +119,8 @@ UNMERGE_ENGINE_AUTO = 0
 UNMERGE_ENGINE_ADMM = 1
 UNMERGE_ENGINE_FISTA = 2
 UNMERGE_MODEL_NMF = 1
+UNMERGE_MODEL_GRAM_NMF = 2
+UNMERGE_MODEL_ONLINE_NMF = 3
 UNMERGE_NMF_HALS = 0
 UNMERGE_NMF_ANLS = 1
 UNMERGE_NMF_MU = 2
@@ -1349,6 +1351,23 @@ class unmerge_nmf_options(ctypes.Structure):
         ("extrapolation", ctypes.c_int32),
         ("w", ctypes.POINTER(unmerge_view)),
         ("h", ctypes.POINTER(unmerge_view)),
+    ]
+
+
+class unmerge_online_nmf_options(ctypes.Structure):
+    struct_size: int
+    components: int
+    batch: int
+    decay: float
+    l1_h: float
+    l2_h: float
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("components", ctypes.c_int64),
+        ("batch", ctypes.c_int64),
+        ("decay", ctypes.c_double),
+        ("l1_h", ctypes.c_double),
+        ("l2_h", ctypes.c_double),
     ]
 
 
@@ -2849,6 +2868,23 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_online_nmf_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_online_nmf_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_online_nmf_create": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_online_nmf_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_recipe_init": (
         ctypes.c_int32,
         [
@@ -3696,6 +3732,17 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "extrapolation": 108,
             "w": 112,
             "h": 120,
+        },
+    ),
+    "unmerge_online_nmf_options": (
+        48,
+        {
+            "struct_size": 0,
+            "components": 8,
+            "batch": 16,
+            "decay": 24,
+            "l1_h": 32,
+            "l2_h": 40,
         },
     ),
     "unmerge_recipe": (

@@ -115,6 +115,53 @@ class NMFModel(Model):
         self._own(handle)
 
 
+class OnlineNMFModel(Model):
+    """A factorisation of a stream, in memory that does not depend on its length.
+
+    Minimises over W (p x k) >= 0 the sum over the columns x of min over h >= 0 of 1/2 ||x - Wh||^2 + l1_h sum h + l2_h/2
+    ||h||^2.  ``step(X, max_iter=n)`` takes n batches of ``batch`` columns in order, from where the last call ended, round and
+    round; or give each batch to a call of its own.  The past counts with (1 - 1/t)^decay at the t-th batch.  With a penalty the
+    columns of W have norm at most 1.  X is read for the start only.  Codes are not kept: :meth:`transform` gives them.
+
+    The report's objective, rss and yy are of the batches of that call, each with the W of before it.
+
+    Mairal, Bach, Ponce & Sapiro 2010.
+    """
+
+    _code = _ffi.UNMERGE_MODEL_ONLINE_NMF
+
+    def __init__(
+        self,
+        X: Any,
+        *,
+        k: int,
+        batch: int = 256,
+        decay: float = 2,
+        l1_h: float = 0,
+        l2_h: float = 0,
+        seed: int = 0,
+        threads: int = 0,
+    ) -> None:
+        data = view(X, "x", ndim=(2,))
+        options = prepared(
+            _ffi.unmerge_online_nmf_options,
+            components=integer(k, "k"),
+            batch=integer(batch, "batch"),
+            decay=real(decay, "decay"),
+            l1_h=real(l1_h, "l1_h"),
+            l2_h=real(l2_h, "l2_h"),
+        )
+        handle = ctypes.c_void_p()
+        with Run(seed=seed, threads=threads) as run:
+            run.call(
+                "online_nmf_create",
+                (data.pointer, ctypes.byref(options)),
+                (ctypes.byref(handle),),
+                predicted=data.shape[0] * data.shape[1] * (k + 10) / 1e9,
+            )
+        self._own(handle)
+
+
 def nmf(
     X: Any,
     *,
