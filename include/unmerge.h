@@ -1502,10 +1502,14 @@ unmerge_status unmerge_model_load(const void *bytes, int64_t size, unmerge_model
  *                     sparsity_h (rows of H), each vector or on average.  Not monotone: the best iterate is kept.  After
  *                     Ohib et al. 2022 (gspNMF, cspNMF); Hoyer 2004.
  *
- * Report: objective; rss = ||X - WH||^2 and yy = ||X||^2 over the entries that are there (NaN for the divergence); nonzeros of
- * W and H; passes over X; violation = || projected gradient, that of component l divided by the norm of the other factor's
- * l-th vector || / ||X|| (divergence: of the multiplicative fixed point, divided by sum X): 0 exactly at a stationary point
- * (NaN for UNMERGE_NMF_PROJECTED with a sparsity, whose CONVERGED means that the steps became shorter than tol). */
+ * Report: objective; rss = ||X - WH||^2 and yy = ||X||^2 over the entries that are there (NaN for the divergence), from the data;
+ * nonzeros of W and H; passes over X.  violation: how far one projected step would still move, in units of X,
+ *
+ *     sqrt( sum over both factors and components l of d_l ||f_l - P(f_l - grad_l/d_l)||^2 ) / ||X||,
+ *
+ * d_l the squared norm of the other factor's l-th vector + l2 + group, P the nearest point of the set; for the divergence
+ * sum f |grad| / sum X, which multiplicative updates stop at.  0 exactly at a stationary point; NaN where a sparsity is held,
+ * and CONVERGED then means that the step, relative to W and H, became shorter than tol. */
 #define UNMERGE_NMF_HALS 0
 #define UNMERGE_NMF_ANLS 1
 #define UNMERGE_NMF_MU 2

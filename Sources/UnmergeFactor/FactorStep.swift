@@ -44,7 +44,8 @@ struct FactorPenalty: Equatable, Sendable {
 
   /// The nearest point of the set.
   func project(_ f: Factor) {
-    if !isSigned { for i in 0..<f.values.count { f.values[i] = max(f.values[i], 0) } }
+    let x = f.pointer
+    if !isSigned { for i in 0..<f.values.count { x[i] = max(x[i], 0) } }
     if isUnit { for l in 0..<f.columns { shrinkToUnit(f.column(l), f.rows) } }
   }
 }

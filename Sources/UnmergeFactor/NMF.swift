@@ -201,7 +201,8 @@ package final class NMF: Model, @unchecked Sendable {
     // W as it was found is kept for the next extrapolation; the extrapolated one is what H answers to.
     work.found.assign(newW)
     if beta > 0 {
-      for i in 0..<newW.values.count { newW.values[i] += beta * (work.found.values[i] - wPlain.values[i]) }
+      let (to, found, before) = (newW.pointer, work.found.pointer, wPlain.pointer)
+      for i in 0..<newW.values.count { to[i] += beta * (found[i] - before[i]) }
       options.w.project(newW)
     }
 
@@ -217,7 +218,8 @@ package final class NMF: Model, @unchecked Sendable {
     // The value comes from products as large as ‖X‖²; below their rounding there is nothing to compare.
     if value <= state.objective + 4e-15 * work.squares {
       // The next W is computed from an H moved on along its last step.
-      for i in 0..<h.values.count { hNext.values[i] = newH.values[i] + beta * (newH.values[i] - h.values[i]) }
+      let (to, found, before) = (hNext.pointer, newH.pointer, h.pointer)
+      for i in 0..<h.values.count { to[i] = found[i] + beta * (found[i] - before[i]) }
       options.h.project(hNext)
       w.assign(newW)
       h.assign(newH)
@@ -333,11 +335,13 @@ package final class NMF: Model, @unchecked Sendable {
       }
     }
     var moved = 0.0
+    let (isFull, rates) = (!options.hasMissing, denominator.pointer)
     for l in 0..<k {
+      let (x, b) = (f.column(l), numerator.column(l))
       for i in 0..<n {
-        let old = f.values[l * n + i]
-        let d = (options.hasMissing ? denominator.values[l * n + i] : denominator.values[l]) + penalty.l1
-        let pull = numerator.values[l * n + i]
+        let old = x[i]
+        let d = (isFull ? rates[l] : rates[l * n + i]) + penalty.l1
+        let pull = b[i]
         moved += old * abs(d + penalty.l2 * old - pull)
         let target = pull * old
         let now: Double
@@ -346,7 +350,7 @@ package final class NMF: Model, @unchecked Sendable {
         } else {
           now = d > 0 ? target / d : old
         }
-        f.values[l * n + i] = now.isFinite ? now : old
+        x[i] = now.isFinite ? now : old
       }
     }
     return moved
@@ -400,7 +404,10 @@ package final class NMF: Model, @unchecked Sendable {
     r.violation = isHeld ? .nan : try violation(work, codesOnly: codesOnly)
     r.streamed = 1
     var nonzeros = 0
-    for f in [w, h] { for i in 0..<f.values.count where f.values[i] != 0 { nonzeros += 1 } }
+    for f in [w, h] {
+      let x = f.pointer
+      for i in 0..<f.values.count where x[i] != 0 { nonzeros += 1 }
+    }
     r.nonzeros = Int64(nonzeros)
     return r
   }
