@@ -230,6 +230,7 @@ package final class NMF: Model, @unchecked Sendable {
         state.momentum = min(state.largestMomentum, state.isPlain ? state.momentum : 1.01 * state.momentum)
         state.isPlain = false
       }
+      try reviveDeadComponents(work)
     } else {
       hNext.assign(h)
       wPlain.assign(w)

@@ -95,7 +95,7 @@ if TYPE_CHECKING:
         ridge,
     )
     from .models import Model, load_model, model_from_bytes
-    from .nmf import NMFModel, OnlineNMFModel, nmf
+    from .factorisation import NMFModel, OnlineNMFModel, nmf
     from .nonconvex import cel0, lq, mcp, scad
     from .operator import Operator
     from .recipe import Recipe, ReplayReport, merge, replay
@@ -147,8 +147,8 @@ _HOME = {
     "Mask": "masks",
     "Model": "models",
     "Module": "result",
-    "NMFModel": "nmf",
-    "OnlineNMFModel": "nmf",
+    "NMFModel": "factorisation",
+    "OnlineNMFModel": "factorisation",
     "Operator": "operator",
     "OutOfMemory": "errors",
     "Progress": "_run",
@@ -205,7 +205,7 @@ _HOME = {
     "merge": "recipe",
     "minimise": "composite",
     "model_from_bytes": "models",
-    "nmf": "nmf",
+    "nmf": "factorisation",
     "nnls": "methods",
     "ols_pursuit": "greedy",
     "omp": "methods",

@@ -191,7 +191,7 @@ def model_from_bytes(data: bytes) -> Model:
 
 def load_model(path: Union[str, os.PathLike[str]]) -> Model:
     """A model from a file :meth:`Model.save` wrote."""
-    from . import nmf  # noqa: F401  (every kind must have been named once)
+    from . import factorisation  # noqa: F401  (every kind must have been named once)
 
     with open(path, "rb") as file:
         return model_from_bytes(file.read())
