@@ -1,5 +1,6 @@
 #include "ckernels.h"
 #include "clones.h"
+#include <math.h>
 
 // The accumulators of one coordinate of all rows stay in registers while the coordinates of the others stream from L1.
 enum { HALF = CK_ROWS / 2 };
@@ -37,4 +38,30 @@ CLONES double ck_nonnegative_sweeps(double *restrict f, const double *restrict b
     if (total <= least * first) break;
   }
   return first;
+}
+
+CLONES void ck_summary(const double *restrict x, size_t n, double *sum, double *squares, double *least) {
+  enum { LANES = 16 };
+  double s[LANES] = {0}, q[LANES] = {0}, low[LANES];
+  for (size_t r = 0; r < LANES; r++) low[r] = INFINITY;
+  size_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    for (size_t r = 0; r < LANES; r++) {
+      double v = x[i + r];
+      s[r] += v;
+      q[r] += v * v;
+      low[r] = v < low[r] ? v : low[r];
+    }
+  for (size_t r = 0; i < n; i++, r++) {
+    s[r] += x[i];
+    q[r] += x[i] * x[i];
+    low[r] = x[i] < low[r] ? x[i] : low[r];
+  }
+  *sum = *squares = 0;
+  *least = INFINITY;
+  for (size_t r = 0; r < LANES; r++) {
+    *sum += s[r];
+    *squares += q[r];
+    *least = low[r] < *least ? low[r] : *least;
+  }
 }

@@ -63,114 +63,155 @@ struct DataMatrix {
     case presence
   }
 
-  private static let panelColumns = 256
-  private static func step(_ rows: Int) -> Int { max(128, ((rows + 15) / 16 + 63) / 64 * 64) }
+  /// Rows of a chunk and columns of a panel: a panel stays in the second-level cache.
+  private static func step(_ rows: Int) -> Int { min(4096, max(128, ((rows + 15) / 16 + 63) / 64 * 64)) }
   private var chunks: Int { (rows + DataMatrix.step(rows) - 1) / DataMatrix.step(rows) }
   private func range(_ chunk: Int) -> Range<Int> {
     let step = DataMatrix.step(rows)
     return chunk * step..<min(rows, (chunk + 1) * step)
   }
+  private var panelColumns: Int { max(32, min(columns, (1 << 17) / DataMatrix.step(rows))) }
+
+  /// Where the output has few rows the sum over the columns is cut as well; the parts are added in order.
+  private static let segmentColumns = 1 << 14
+  private var segments: Int { chunks >= 4 ? 1 : min(16, max(1, columns / DataMatrix.segmentColumns)) }
+  private func segment(_ i: Int) -> Range<Int> { columns * i / segments..<columns * (i + 1) / segments }
 
   /// C = E·B for the entries E, B columns×k, C rows×k.
   func multiply(_ b: Factor, into c: Factor, _ entry: Entry = .data) throws(UnmergeError) {
     let k = b.columns
     guard rows > 0, k > 0 else { return }
+    let parts = segments
+    let partial: Buffer<Double>? = parts > 1 ? try allocate(try product(rows * k, parts, "partial products")) : nil
+    nonisolated(unsafe) let output = partial?.pointer ?? c.pointer
     if case .data = entry, let (address, leading, isRowMajor) = view.inPlace(Double.self) {
       nonisolated(unsafe) let x = address
-      perform(tasks: chunks, threads: threads(work: 2 * columns * k)) { chunk, _ in
-        let r = range(chunk)
+      perform(tasks: chunks * parts, threads: threads(work: 2 * columns * k)) { task, _ in
+        let r = range(task / parts)
+        let j = segment(task % parts)
         Double.gemm(
-          isRowMajor, false, r.count, k, columns, 1, x + r.lowerBound * (isRowMajor ? leading : 1), leading,
-          b.pointer, max(columns, 1), 0, c.pointer + r.lowerBound, rows)
+          isRowMajor, false, r.count, k, j.count, 1,
+          x + r.lowerBound * (isRowMajor ? leading : 1) + j.lowerBound * (isRowMajor ? 1 : leading), leading,
+          b.pointer + j.lowerBound, max(columns, 1), 0, output + task % parts * rows * k + r.lowerBound, rows)
       }
-      return
+    } else {
+      try panels(entry, segments: parts, work: 2 * k) { panel in
+        Double.gemm(
+          panel.isRowMajor, false, panel.rows.count, k, panel.columns.count, 1, panel.x, panel.leading,
+          b.pointer + panel.columns.lowerBound, columns, panel.isFirst ? 0 : 1,
+          output + panel.segment * rows * k + panel.rows.lowerBound, rows)
+      }
     }
-    try panels(entry, work: 2 * k) { panel, r, j, count, _ in
-      Double.gemm(
-        false, false, r.count, k, count, 1, panel, r.count, b.pointer + j, columns, j == 0 ? 0 : 1, c.pointer + r.lowerBound,
-        rows)
-    }
+    guard let partial else { return }
+    c.pointer.update(from: partial.pointer, count: rows * k)
+    for part in 1..<parts { Vector.axpy(rows * k, 1, partial.pointer + part * rows * k, c.pointer) }
   }
 
   /// Sum over the entries that are there of `term(x, (LRᵀ)_ij)`.
-  func sum(_ left: Factor, _ right: Factor, _ term: @escaping @Sendable (Double, Double) -> Double) throws(UnmergeError)
-    -> Double
-  {
-    let sums: Buffer<Double> = try allocate(chunks)
-    try panels(.data, model: (left, right), work: 8 * left.columns) { panel, r, _, count, model in
-      guard let model else { return }
+  func sum(
+    _ left: Factor, _ right: Factor, _ term: @escaping @Sendable (Double, Double) -> Double
+  ) throws(UnmergeError) -> Double {
+    try total(.data, model: (left, right)) { panel in
+      guard let model = panel.model else { return 0 }
       var s = 0.0
-      for i in 0..<(r.count * count) where !panel[i].isNaN { s += term(panel[i], model[i]) }
-      sums[r.lowerBound / DataMatrix.step(rows)] += s
+      for i in 0..<panel.count where !panel.x[i].isNaN { s += term(panel.x[i], model[i]) }
+      return s
     }
-    return total(sums)
+  }
+
+  /// ‖X − LRᵀ‖² over the entries that are there.
+  func squaredResidual(_ left: Factor, _ right: Factor) throws(UnmergeError) -> Double {
+    try total(hasMissing ? .completed(left, right) : .data, model: (left, right)) { panel in
+      guard let model = panel.model else { return 0 }
+      Vector.axpy(panel.count, -1, panel.x, model)
+      return Double.squares(model, panel.count)
+    }
+  }
+
+  /// A sum over panels, each summed by `part`.
+  private func total(
+    _ entry: Entry, model: (Factor, Factor)?, _ part: @escaping @Sendable (Panel) -> Double
+  ) throws(UnmergeError) -> Double {
+    let parts = segments
+    let sums: Buffer<Double> = try allocate(chunks * parts)
+    try panels(entry, model: model, segments: parts, work: 16) { panel in
+      sums.pointer[panel.chunk * parts + panel.segment] += part(panel)
+    }
+    var sum = 0.0
+    for i in 0..<(chunks * parts) { sum += sums[i] }
+    return sum
   }
 
   /// ‖X‖², ΣX and the smallest entry, over the entries that are there. Throws on a NaN that stands for nothing and on infinities.
   func summary() throws(UnmergeError) -> (squares: Double, sum: Double, least: Double) {
-    let squares: Buffer<Double> = try allocate(chunks)
-    let sums: Buffer<Double> = try allocate(chunks)
-    let least: Buffer<Double> = try allocate(chunks)
-    let bad: Buffer<Int> = try allocate(chunks)
-    for c in 0..<chunks {
-      least[c] = .infinity
-      bad[c] = -1
+    let parts = segments
+    let found: Buffer<Double> = try allocate(3 * chunks * parts)
+    let bad: Buffer<Int> = try allocate(chunks * parts)
+    for i in 0..<(chunks * parts) {
+      found[3 * i + 2] = .infinity
+      bad[i] = -1
     }
-    try panels(.data, work: 4) { panel, r, j, count, _ in
-      let chunk = r.lowerBound / DataMatrix.step(rows)
-      var s = 0.0
-      var q = 0.0
-      var low = least[chunk]
-      for i in 0..<(r.count * count) {
-        let x = panel[i]
-        if !x.isFinite {
-          if x.isNaN, hasMissing { continue }
-          if bad[chunk] < 0 { bad[chunk] = (r.lowerBound + i % r.count) * columns + j + i / r.count }
-          continue
+    try panels(.data, segments: parts, work: 8) { panel in
+      let at = panel.chunk * parts + panel.segment
+      let (sums, x) = (found.pointer + 3 * at, panel.x)
+      if hasMissing { for i in 0..<panel.count where x[i].isNaN { x[i] = 0 } }
+      var (s, q, low) = Vector.summary(panel.count, x)
+      if !q.isFinite || !s.isFinite {
+        for i in 0..<panel.count where !x[i].isFinite && bad.pointer[at] < 0 {
+          let (fast, slow) = (i % panel.leading, i / panel.leading)
+          let row = panel.rows.lowerBound + (panel.isRowMajor ? slow : fast)
+          bad.pointer[at] = row * columns + panel.columns.lowerBound + (panel.isRowMajor ? fast : slow)
         }
-        s += x
-        q += x * x
-        low = min(low, x)
+        (s, q, low) = (0, .infinity, 0)
       }
-      sums[chunk] += s
-      squares[chunk] += q
-      least[chunk] = low
+      sums[0] += s
+      sums[1] += q
+      sums[2] = min(sums[2], low)
     }
-    for c in 0..<chunks where bad[c] >= 0 {
-      let (i, j) = (bad[c] / columns, bad[c] % columns)
-      throw UnmergeError(
-        UNMERGE_E_NONFINITE,
-        "x[\(i)][\(j)] is \(view.element(i, j)); it must be finite\(hasMissing ? " or NaN for missing" : "")")
+    var (sum, squares, least) = (0.0, 0.0, Double.infinity)
+    for i in 0..<(chunks * parts) {
+      if bad[i] >= 0 {
+        let (row, column) = (bad[i] / columns, bad[i] % columns)
+        throw UnmergeError(
+          UNMERGE_E_NONFINITE,
+          "x[\(row)][\(column)] is \(view.element(row, column)); it must be finite\(hasMissing ? " or NaN for missing" : "")"
+        )
+      }
+      sum += found[3 * i]
+      squares += found[3 * i + 1]
+      least = min(least, found[3 * i + 2])
     }
-    var low = Double.infinity
-    for c in 0..<chunks { low = min(low, least[c]) }
-    let q = total(squares)
-    guard q.isFinite else {
+    guard squares.isFinite else {
       throw UnmergeError(UNMERGE_E_RANGE, "x is too large: its sum of squares overflows; scale it")
     }
-    return (q, total(sums), low)
-  }
-
-  private func total(_ sums: Buffer<Double>) -> Double {
-    var t = 0.0
-    for c in 0..<chunks { t += sums[c] }
-    return t
+    return (squares, sum, least)
   }
 
   /// Threads cost tens of microseconds each: small work is done here.
-  private func threads(work perEntry: Int) -> Int {
-    rows.multipliedReportingOverflow(by: perEntry).partialValue < 1 << 21 ? 1 : min(threads, chunks)
+  private func threads(work perRow: Int) -> Int {
+    let work = rows.multipliedReportingOverflow(by: perRow)
+    return !work.overflow && work.partialValue < 1 << 21 ? 1 : max(1, min(threads, chunks * segments))
   }
 
-  /// Hands over X in panels, column-major without padding, chunk by chunk of rows and in order of columns within a chunk, with
-  /// (LRᵀ) of the same shape where a model is given. What the entry asks for stands in the panel.
+  /// A part of X in scratch memory, its entries what was asked for, with (LRᵀ) of the same shape where there is a model. In the
+  /// order of X in memory, without padding.
+  struct Panel {
+    let x: UnsafeMutablePointer<Double>
+    let model: UnsafeMutablePointer<Double>?
+    let rows: Range<Int>
+    let columns: Range<Int>
+    let isRowMajor: Bool
+    let chunk: Int
+    let segment: Int
+    let isFirst: Bool
+    var count: Int { rows.count * columns.count }
+    var leading: Int { isRowMajor ? columns.count : rows.count }
+  }
+
+  /// Hands over X in panels, chunk by chunk of rows and segment by segment of columns, in order within those.
   private func panels(
-    _ entry: Entry, model: (Factor, Factor)? = nil, work: Int,
-    _ body:
-      @escaping @Sendable (
-        _ panel: UnsafeMutablePointer<Double>, _ rows: Range<Int>, _ column: Int, _ count: Int,
-        _ model: UnsafeMutablePointer<Double>?
-      ) -> Void
+    _ entry: Entry, model: (Factor, Factor)? = nil, segments parts: Int, work: Int,
+    _ body: @escaping @Sendable (Panel) -> Void
   ) throws(UnmergeError) {
     guard rows > 0, columns > 0 else { return }
     var pair = model
@@ -179,52 +220,58 @@ struct DataMatrix {
     case .data, .presence: break
     }
     let threads = threads(work: columns * (work + (pair.map { 2 * $0.0.columns } ?? 0)))
-    let size = DataMatrix.step(rows) * DataMatrix.panelColumns
+    let width = panelColumns
+    let size = DataMatrix.step(rows) * width
     let scratch: Buffer<Double> = try allocate(size * threads)
     let second: Buffer<Double> = try allocate(pair == nil ? 1 : size * threads)
     let factors = pair
-    perform(tasks: chunks, threads: threads) { chunk, thread in
-      let r = range(chunk)
-      let panel = scratch.pointer + thread * size
+    let isRowMajor = abs(view.columnStride) < abs(view.rowStride) && columns > 1
+    perform(tasks: chunks * parts, threads: threads) { task, thread in
+      let r = range(task / parts)
+      let all = segment(task % parts)
+      let x = scratch.pointer + thread * size
       let product = second.pointer + thread * size
-      for j in stride(from: 0, to: columns, by: DataMatrix.panelColumns) {
-        let count = min(DataMatrix.panelColumns, columns - j)
-        load(panel, r, j, count)
+      for j in stride(from: all.lowerBound, to: all.upperBound, by: width) {
+        let panel = Panel(
+          x: x, model: factors == nil ? nil : product, rows: r, columns: j..<min(j + width, all.upperBound),
+          isRowMajor: isRowMajor, chunk: task / parts, segment: task % parts, isFirst: j == all.lowerBound)
+        load(panel)
         if let (l, right) = factors {
-          Double.gemm(
-            false, true, r.count, count, l.columns, 1, l.pointer + r.lowerBound, l.rows, right.pointer + j, right.rows, 0,
-            product, r.count)
+          let (a, b) = (l.pointer + r.lowerBound, right.pointer + j)
+          if isRowMajor {
+            Double.gemm(
+              false, true, panel.columns.count, r.count, l.columns, 1, b, right.rows, a, l.rows, 0, product,
+              panel.columns.count)
+          } else {
+            Double.gemm(
+              false, true, r.count, panel.columns.count, l.columns, 1, a, l.rows, b, right.rows, 0, product, r.count)
+          }
         }
-        let n = r.count * count
+        let n = panel.count
         switch entry {
         case .data: break
-        case .completed: for i in 0..<n where panel[i].isNaN { panel[i] = product[i] }
-        case .ratio: for i in 0..<n { panel[i] = panel[i].isNaN || panel[i] == 0 ? 0 : panel[i] / max(product[i], 1e-300) }
-        case .presence: for i in 0..<n { panel[i] = panel[i].isNaN ? 0 : 1 }
+        case .completed: for i in 0..<n where x[i].isNaN { x[i] = product[i] }
+        case .ratio: for i in 0..<n { x[i] = x[i].isNaN || x[i] == 0 ? 0 : x[i] / max(product[i], 1e-300) }
+        case .presence: for i in 0..<n { x[i] = x[i].isNaN ? 0 : 1 }
         }
-        body(panel, r, j, count, factors == nil ? nil : product)
+        body(panel)
       }
     }
   }
 
-  /// The panel, read along whichever direction lies closer in memory.
-  private func load(_ panel: UnsafeMutablePointer<Double>, _ r: Range<Int>, _ j: Int, _ count: Int) {
-    if abs(view.rowStride) <= abs(view.columnStride) || count == 1 {
-      for c in 0..<count {
+  private func load(_ panel: Panel) {
+    let (r, c) = (panel.rows, panel.columns)
+    if panel.isRowMajor {
+      for i in 0..<r.count {
         Double.load(
-          panel + c * r.count, view.address(r.lowerBound, j + c), view.type, stride: view.rowStride, count: r.count,
-          scale: 1,
-          add: false)
+          panel.x + i * c.count, view.address(r.lowerBound + i, c.lowerBound), view.type, stride: view.columnStride,
+          count: c.count, scale: 1, add: false)
       }
     } else {
-      // Rows in memory: short runs, so that the transposed writes stay in cache.
-      withUnsafeTemporaryAllocation(of: Double.self, capacity: count) { line in
-        guard let row = line.baseAddress else { return }
-        for i in 0..<r.count {
-          Double.load(
-            row, view.address(r.lowerBound + i, j), view.type, stride: view.columnStride, count: count, scale: 1, add: false)
-          for c in 0..<count { panel[c * r.count + i] = row[c] }
-        }
+      for j in 0..<c.count {
+        Double.load(
+          panel.x + j * r.count, view.address(r.lowerBound, c.lowerBound + j), view.type, stride: view.rowStride,
+          count: r.count, scale: 1, add: false)
       }
     }
   }

@@ -264,7 +264,7 @@ package final class NMF: Model, @unchecked Sendable {
   }
 
   private func squaredResidual(_ work: Work, _ w: Factor, _ h: Factor) throws(UnmergeError) -> Double {
-    try work.data.sum(w, h) { x, m in (x - m) * (x - m) }
+    try work.data.squaredResidual(w, h)
   }
 
   // MARK: multiplicative updates

@@ -80,7 +80,7 @@ package final class OnlineNMF: Model, @unchecked Sendable {
       let h = try encode(batch, watch.threads)
 
       // What the W of before makes of data it has not seen.
-      let rss = try batch.sum(w, h) { x, m in (x - m) * (x - m) }
+      let rss = try batch.squaredResidual(w, h)
       report.rss += rss
       report.yy += try batch.summary().squares
       report.objective += rss / 2 + options.h.value(h)
@@ -157,7 +157,7 @@ package final class OnlineNMF: Model, @unchecked Sendable {
     let h = try encode(data, watch.threads)
     for t in 0..<x.columns { for l in 0..<components { codes.set(l, t, h.values[l * x.columns + t]) } }
     var report = unmerge_report.defaults
-    report.rss = try data.sum(w, h) { x, m in (x - m) * (x - m) }
+    report.rss = try data.squaredResidual(w, h)
     report.yy = summary.squares
     report.r2 = report.yy > 0 ? 1 - report.rss / report.yy : 0
     report.objective = report.rss / 2 + options.h.value(h)

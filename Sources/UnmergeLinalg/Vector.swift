@@ -1,3 +1,4 @@
+import CKernels
 import COpenBLAS
 
 /// The few vector operations the solvers need, in double.
@@ -9,5 +10,14 @@ package enum Vector {
 
   package static func dot(_ n: Int, _ x: UnsafePointer<Double>, _ y: UnsafePointer<Double>) -> Double {
     openblas_ddot(Int32(truncatingIfNeeded: n), x, 1, y, 1)
+  }
+
+  /// Σx, Σx² and the smallest entry, in one read. Both sums are not finite where an entry is not.
+  package static func summary(_ n: Int, _ x: UnsafePointer<Double>) -> (sum: Double, squares: Double, least: Double) {
+    var sum = 0.0
+    var squares = 0.0
+    var least = Double.infinity
+    ck_summary(x, n, &sum, &squares, &least)
+    return (sum, squares, least)
   }
 }

@@ -44,6 +44,9 @@ void ck_accumulate_f32(double *c, const float *a, size_t n);
 // m[i] = max(m[i], |x[i]|); a NaN stays.
 void ck_max_abs(double *m, const double *x, size_t n);
 
+// Sum, sum of squares and smallest of n values in lanes; both sums are not finite where a value is not.
+void ck_summary(const double *x, size_t n, double *sum, double *squares, double *least);
+
 // Relaxed atomic load of a cancel flag; NULL reads as 0.
 int32_t ck_load_flag(const int32_t *flag);
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from typing import Any, Optional, Union
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +106,7 @@ class Model(Handle):
         deadline: float = 0,
         threads: int = 0,
         progress: ProgressOption = None,
-        callback: Optional[Callable[[Model, Report], Any]] = None,
+        callback: Callable[[Model, Report], Any] | None = None,
         every: int = 10,
     ) -> Report:
         """:meth:`step` until it converges or the iterations are used up.
@@ -154,7 +154,7 @@ class Model(Handle):
         del target
         return bytes(buffer)
 
-    def save(self, path: Union[str, os.PathLike[str]]) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a file: a temporary file beside it, fsync, rename; the old file stays whole until then."""
         write_atomically(path, self.to_bytes())
 
@@ -181,6 +181,8 @@ class Model(Handle):
 
 def model_from_bytes(data: bytes) -> Model:
     """A model from :meth:`Model.to_bytes`."""
+    from . import factorisation  # noqa: F401  (every kind must have been named once)
+
     handle = ctypes.c_void_p()
     call("model_load", ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data), ctypes.byref(handle))
     model = Model.__new__(Model)
@@ -189,10 +191,8 @@ def model_from_bytes(data: bytes) -> Model:
     return model
 
 
-def load_model(path: Union[str, os.PathLike[str]]) -> Model:
+def load_model(path: str | os.PathLike[str]) -> Model:
     """A model from a file :meth:`Model.save` wrote."""
-    from . import factorisation  # noqa: F401  (every kind must have been named once)
-
     with open(path, "rb") as file:
         return model_from_bytes(file.read())
 
