@@ -1494,7 +1494,7 @@ unmerge_status unmerge_model_load(const void *bytes, int64_t size, unmerge_model
  * norm at most 1 (`unit`).  Signed W (semi-NMF) with nonnegative_w = 0.
  *
  *   UNMERGE_NMF_HALS  sweeps over the components, as many as pay for the product before them, extrapolated with restarts;
- *                     descends in every iteration.  Cichocki & Phan 2009; Gillis & Glineur 2012; Ang & Gillis 2019.
+ *                     never ascends.  Cichocki & Phan 2009; Gillis & Glineur 2012; Ang & Gillis 2019.
  *   UNMERGE_NMF_ANLS  exact alternating least squares by block pivoting.  Kim & Park 2008, 2011: with group_h > 0 and l2_w
  *                     > 0 their SNMF/R, with group_w and l2_h SNMF/L.
  *   UNMERGE_NMF_MU    multiplicative updates; for the divergence the only one.  Lee & Seung 2001.
@@ -1518,7 +1518,7 @@ unmerge_status unmerge_model_load(const void *bytes, int64_t size, unmerge_model
 #define UNMERGE_LOSS_KL 1
 #define UNMERGE_INIT_AUTO 0    /* NNDSVD with means for zeros where k <= min(p, T), else random */
 #define UNMERGE_INIT_RANDOM 1  /* uniform, scaled to the data */
-#define UNMERGE_INIT_NNDSVD 2  /* Boutsidis & Gallopoulos 2008; zeros stay zero under UNMERGE_NMF_MU */
+#define UNMERGE_INIT_NNDSVD 2  /* Boutsidis & Gallopoulos 2008, singular vectors to about 1e-3; under MU zeros stay zero */
 #define UNMERGE_INIT_NNDSVDA 3 /* zeros replaced by the mean of X */
 #define UNMERGE_INIT_GIVEN 4   /* w and h */
 #define UNMERGE_UNIT_AUTO 0    /* the factor without penalty, if the other has one */

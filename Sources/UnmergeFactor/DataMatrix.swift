@@ -59,6 +59,10 @@ struct DataMatrix {
     case completed(Factor, Factor)
     /// x/(LRᵀ)_ij where it is there, else 0.
     case ratio(Factor, Factor)
+    /// x where it is there, else 0.
+    case present
+    /// (LRᵀ)_ij where x is there, else 0.
+    case modelled(Factor, Factor)
     /// 1 where x is there, else 0.
     case presence
   }
@@ -216,8 +220,8 @@ struct DataMatrix {
     guard rows > 0, columns > 0 else { return }
     var pair = model
     switch entry {
-    case .completed(let l, let r), .ratio(let l, let r): pair = (l, r)
-    case .data, .presence: break
+    case .completed(let l, let r), .ratio(let l, let r), .modelled(let l, let r): pair = (l, r)
+    case .data, .present, .presence: break
     }
     let threads = threads(work: columns * (work + (pair.map { 2 * $0.0.columns } ?? 0)))
     let width = panelColumns
@@ -252,6 +256,8 @@ struct DataMatrix {
         case .data: break
         case .completed: for i in 0..<n where x[i].isNaN { x[i] = product[i] }
         case .ratio: for i in 0..<n { x[i] = x[i].isNaN || x[i] == 0 ? 0 : x[i] / max(product[i], 1e-300) }
+        case .present: for i in 0..<n where x[i].isNaN { x[i] = 0 }
+        case .modelled: for i in 0..<n { x[i] = x[i].isNaN ? 0 : product[i] }
         case .presence: for i in 0..<n { x[i] = x[i].isNaN ? 0 : 1 }
         }
         body(panel)

@@ -42,6 +42,16 @@ struct FactorPenalty: Equatable, Sendable {
     for l in 0..<k { g[l * k + l] += l2 }
   }
 
+  /// m += l2·F + group·F 11ᵀ
+  func addQuadraticGradient(_ f: Factor, to m: Factor) {
+    guard l2 > 0 || group > 0 else { return }
+    for i in 0..<f.rows {
+      var s = 0.0
+      if group > 0 { for l in 0..<f.columns { s += f.values[l * f.rows + i] } }
+      for l in 0..<f.columns { m.values[l * f.rows + i] += l2 * f.values[l * f.rows + i] + group * s }
+    }
+  }
+
   /// The nearest point of the set.
   func project(_ f: Factor) {
     let x = f.pointer

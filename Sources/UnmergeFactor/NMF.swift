@@ -54,8 +54,12 @@ package final class NMF: Model, @unchecked Sendable {
     var objective = Double.infinity
     var momentum = 0.5
     var largestMomentum = 1.0
-    /// The last iteration was thrown away, or there was none.
+    /// The next iteration does not extrapolate: the last one was thrown away, or there is nothing left to gain.
     var isPlain = true
+    /// The violation at which the model converged last, and ‖X‖² and ΣX of the data all this is about.
+    var convergedAt = Double.infinity
+    var squares = Double.nan
+    var sum = Double.nan
   }
   var state = State()
   /// The point the next W is computed from, and what the last W was before it was extrapolated.
@@ -100,10 +104,16 @@ package final class NMF: Model, @unchecked Sendable {
     let summary = try data.summary()
     try checkSign(summary.least)
     let work = try Work(self, data, watch.threads, squares: summary.squares, sum: summary.sum)
+    if summary.squares != state.squares || summary.sum != state.sum {
+      state.objective = .infinity
+      state.isPlain = true
+      state.convergedAt = .infinity
+      (state.squares, state.sum) = (summary.squares, summary.sum)
+    }
     let first = iterations
-    var outcome = UNMERGE_ITERATION_LIMIT
+    var outcome = state.convergedAt <= watch.tol ? UNMERGE_CONVERGED : UNMERGE_ITERATION_LIMIT
     var passes = 1
-    while iterations - first < watch.maxIterations {
+    while outcome == UNMERGE_ITERATION_LIMIT, iterations - first < watch.maxIterations {
       if let stop = watch.poll() {
         outcome = stop.outcome
         break
@@ -115,13 +125,18 @@ package final class NMF: Model, @unchecked Sendable {
         phase: UNMERGE_PHASE_SOLVE, pass: 0, done: iterations - first, total: watch.maxIterations,
         objective: state.objective,
         relativeGap: moved)
+      state.convergedAt = .infinity
       // The step of an extrapolated iterate overstates; a look at the best one costs two products.
-      guard moved <= watch.tol || (iterations % 10 == 0 && moved <= 30 * watch.tol) else { continue }
-      passes += 2
-      if try isStationary(work, moved, watch.tol) {
-        outcome = UNMERGE_CONVERGED
-        break
+      if moved <= watch.tol || (iterations % 10 == 0 && moved <= 30 * watch.tol) {
+        passes += 2
+        let violation = options.algorithm == .projected ? moved : try violation(work)
+        if violation <= watch.tol {
+          state.convergedAt = violation
+          outcome = UNMERGE_CONVERGED
+        }
       }
+      // A plain iteration that moves nothing but last digits.
+      if outcome == UNMERGE_ITERATION_LIMIT, state.isPlain, moved <= 1e-15 { outcome = UNMERGE_STALLED }
     }
     var report = try certificate(work)
     report.outcome = outcome
@@ -129,12 +144,6 @@ package final class NMF: Model, @unchecked Sendable {
     report.passes = Int64(passes + 3)
     report.seconds = watch.seconds
     return report
-  }
-
-  /// The projected gradient's iterations measure themselves.
-  private func isStationary(_ work: Work, _ moved: Double, _ tol: Double) throws(UnmergeError) -> Bool {
-    if options.algorithm == .projected { return moved <= tol }
-    return try violation(work) <= tol
   }
 
   /// Working memory of one call, and X.
@@ -190,6 +199,7 @@ package final class NMF: Model, @unchecked Sendable {
   private func iterateAlternating(_ work: Work) throws(UnmergeError) -> Double {
     let k = components
     let (newW, newH, g) = (work.newW, work.newH, work.gram)
+    balance()
     let beta = options.extrapolates && !state.isPlain ? state.momentum : 0
 
     hNext.gram(into: g)
@@ -215,8 +225,9 @@ package final class NMF: Model, @unchecked Sendable {
       newH, work.productH, g, options.h, work.stepH, sweeps: sweeps(columns, rows))
 
     let value = try value(work, newW, newH, gramW)
-    // The value comes from products as large as ‖X‖²; below their rounding there is nothing to compare.
-    if value <= state.objective + 4e-15 * work.squares {
+    // The value comes from products as large as ‖X‖²: below their rounding there is nothing to compare, and plain steps go on.
+    let isAtFloor = value > state.objective - 4e-15 * work.squares
+    if value <= state.objective || beta == 0 {
       // The next W is computed from an H moved on along its last step.
       let (to, found, before) = (hNext.pointer, newH.pointer, h.pointer)
       for i in 0..<h.values.count { to[i] = found[i] + beta * (found[i] - before[i]) }
@@ -226,21 +237,21 @@ package final class NMF: Model, @unchecked Sendable {
       wPlain.assign(work.found)
       state.objective = min(value, state.objective)
       if options.extrapolates {
-        if !state.isPlain { state.largestMomentum = min(1, 1.005 * state.largestMomentum) }
-        state.momentum = min(state.largestMomentum, state.isPlain ? state.momentum : 1.01 * state.momentum)
-        state.isPlain = false
+        if beta > 0 {
+          state.largestMomentum = min(1, 1.005 * state.largestMomentum)
+          state.momentum = min(state.largestMomentum, 1.01 * state.momentum)
+        }
+        state.isPlain = isAtFloor
       }
       try reviveDeadComponents(work)
     } else {
       hNext.assign(h)
       wPlain.assign(w)
-      if !state.isPlain {
-        state.largestMomentum = state.momentum
-        state.momentum /= 1.5
-      }
+      state.largestMomentum = state.momentum
+      state.momentum /= 1.5
       state.isPlain = true
     }
-    return work.squares > 0 ? (moved / work.squares).squareRoot() : 0
+    return relative(moved, work)
   }
 
   /// The side's minimum, or a part of the way to it.
@@ -271,26 +282,31 @@ package final class NMF: Model, @unchecked Sendable {
 
   /// F ∘ B / (F G + l1): the minimum of a majoriser (Lee & Seung 2001).
   private func iterateMultiplicative(_ work: Work) throws(UnmergeError) -> Double {
-    let (g, k) = (work.gram, components)
+    let g = work.gram
     h.gram(into: g)
-    try work.data.multiply(h, into: work.productW, work.entry(w, h))
-    options.w.add(to: g, k)
-    var moved = multiplicativeStep(w, work.productW, g, options.w, work.newW)
+    var moved = try multiplicativeStep(w, h, work.data, work.productW, g, options.w, work.newW)
     w.gram(into: g)
-    try work.data.transposed.multiply(w, into: work.productH, work.entry(h, w))
     let gramW = try allocating { () throws(OutOfMemory) in try g.copy() }
-    options.h.add(to: g, k)
-    moved += multiplicativeStep(h, work.productH, g, options.h, work.newH)
+    moved += try multiplicativeStep(h, w, work.data.transposed, work.productH, g, options.h, work.newH)
     state.objective = try value(work, w, h, gramW)
-    return work.squares > 0 ? (moved / work.squares).squareRoot() : 0
+    return relative(moved, work)
   }
 
-  /// Returns Σ_l G_ll ‖f_l − P(f_l − ∇_l/G_ll)‖² as it was before.
+  /// Over the entries that are there. Returns Σ_l G_ll ‖f_l − P(f_l − ∇_l/G_ll)‖² as it was before.
   private func multiplicativeStep(
-    _ f: Factor, _ b: Factor, _ g: Buffer<Double>, _ penalty: FactorPenalty, _ model: Factor
-  ) -> Double {
+    _ f: Factor, _ other: Factor, _ data: DataMatrix, _ b: Factor, _ g: Buffer<Double>, _ penalty: FactorPenalty,
+    _ model: Factor
+  ) throws(UnmergeError) -> Double {
     let (n, k) = (f.rows, f.columns)
-    Double.gemm(false, false, n, k, k, 1, f.pointer, n, g.pointer, k, 0, model.pointer, n)
+    try data.multiply(other, into: b, data.hasMissing ? .present : .data)
+    if data.hasMissing {
+      try data.multiply(other, into: model, .modelled(f, other))
+      penalty.addQuadraticGradient(f, to: model)
+      penalty.add(to: g, k)
+    } else {
+      penalty.add(to: g, k)
+      Double.gemm(false, false, n, k, k, 1, f.pointer, n, g.pointer, k, 0, model.pointer, n)
+    }
     var moved = 0.0
     for l in 0..<k {
       let d = g[l * k + l]
@@ -388,7 +404,45 @@ package final class NMF: Model, @unchecked Sendable {
     options.h.add(to: g, k)
     try work.data.transposed.multiply(w, into: work.productH, work.entry(h, w))
     sum += work.stepH.violation(h, work.productH, g, options.h, work.newH)
-    return work.squares > 0 ? (sum / work.squares).squareRoot() : 0
+    return relative(sum, work)
+  }
+
+  /// A squared length in units of X; where X is 0 any step is infinitely long.
+  private func relative(_ squares: Double, _ work: Work) -> Double {
+    squares == 0 ? 0 : (squares / work.squares).squareRoot()
+  }
+
+  /// W and H may exchange scale, component by component, without changing WH: the cheapest penalties, or, without any, vectors of
+  /// one size. Never raises the objective.
+  private func balance() {
+    guard options.w.group == 0, options.h.group == 0, !options.h.isUnit || !options.w.isUnit else { return }
+    for l in 0..<components {
+      let a = size(w.column(l), rows)
+      let b = size(h.column(l), columns)
+      guard a.squares > 0, b.squares > 0 else { continue }
+      let c: Double
+      if options.w.isUnit {
+        c = 1 / a.squares.squareRoot()
+      } else if options.h.isUnit {
+        c = b.squares.squareRoot()
+      } else if options.w.isNone, options.h.isNone {
+        c = (b.squares / a.squares).squareRoot().squareRoot()
+      } else if !options.w.isNone, !options.h.isNone {
+        c = cheapestScale(
+          options.w.l1 * a.sum, options.w.l2 * a.squares, options.h.l1 * b.sum, options.h.l2 * b.squares)
+      } else {
+        continue
+      }
+      guard c.isNormal, (1 / c).isNormal, abs(c - 1) > 1e-15 else { continue }
+      for f in [w, wPlain] {
+        let x = f.column(l)
+        for i in 0..<rows { x[i] *= c }
+      }
+      for f in [h, hNext] {
+        let x = f.column(l)
+        for j in 0..<columns { x[j] /= c }
+      }
+    }
   }
 
   private func certificate(_ work: Work, codesOnly: Bool = false) throws(UnmergeError) -> unmerge_report {
@@ -478,4 +532,24 @@ package final class NMF: Model, @unchecked Sendable {
     let out = try Output(output, "h", rows: components, columns: columns)
     for t in 0..<columns { for l in 0..<components { out.set(l, t, h.values[l * columns + t]) } }
   }
+}
+
+private func size(_ x: UnsafePointer<Double>, _ n: Int) -> (sum: Double, squares: Double) {
+  let s = Vector.summary(n, x)
+  return (s.sum, s.squares)
+}
+
+/// argmin over c > 0 of p c + q c²/2 + r/c + s/(2c²): in t = log c, p eᵗ + q e²ᵗ − r e⁻ᵗ − s e⁻²ᵗ increases through its root.
+private func cheapestScale(_ p: Double, _ q: Double, _ r: Double, _ s: Double) -> Double {
+  guard p + q > 0, r + s > 0 else { return 1 }
+  var t = 0.0
+  for _ in 0..<60 {
+    let c = Platform.exp(t)
+    let f = p * c + q * c * c - r / c - s / (c * c)
+    let slope = p * c + 2 * q * c * c + r / c + 2 * s / (c * c)
+    let step = max(-1, min(1, f / slope))
+    t -= step
+    if abs(step) < 1e-14 { break }
+  }
+  return Platform.exp(t)
 }

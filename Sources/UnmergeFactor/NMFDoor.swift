@@ -5,7 +5,7 @@ import UnmergeLinalg
 // The door of NMF.swift, and its saved form:
 //
 //     "UNMNMF_1"  p  T  k  algorithm loss mode missing extrapolation  iterations plain
-//     l1 l2 group unit signed of W, of H   sparsity of W, of H   momentum, its limit, objective (as bits)
+//     l1 l2 group unit signed of W, of H   sparsity of W, of H   momentum, its limit; as bits: objective, violation, ‖X‖², ΣX
 //     W  H'  the next H'  the last plain W, by columns
 
 extension unmerge_nmf_options: Growable {
@@ -164,7 +164,8 @@ extension NMF {
     bytes.put(s.isPlain ? 1 : 0)
     bytes.put(s.momentum)
     bytes.put(s.largestMomentum)
-    bytes.put(Int(bitPattern: UInt(s.objective.bitPattern)))  // may be infinite
+    // May be infinite or, before the first step, not a number.
+    for value in [s.objective, s.convergedAt, s.squares, s.sum] { bytes.put(Int(bitPattern: UInt(value.bitPattern))) }
     for f in factors { bytes.put(f.pointer, f.values.count) }
   }
 
@@ -195,7 +196,13 @@ extension NMF {
     s.isPlain = try bytes.integer("a flag", 0...1) == 1
     s.momentum = try bytes.number("momentum")
     s.largestMomentum = try bytes.number("momentum")
-    s.objective = Double(bitPattern: UInt64(bitPattern: Int64(try bytes.integer("objective", Int.min...Int.max))))
+    func anything(_ name: String) throws(UnmergeError) -> Double {
+      Double(bitPattern: UInt64(bitPattern: Int64(try bytes.integer(name, Int.min...Int.max))))
+    }
+    s.objective = try anything("objective")
+    s.convergedAt = try anything("violation")
+    s.squares = try anything("||X||^2")
+    s.sum = try anything("the sum of X")
     guard bytes.wordsLeft >= 2 * (p * k + t * k) else { throw bytes.bad("it ends inside its factors") }
     try self.init(o, rows: p, columns: t, components: k)
     state = s
