@@ -36,6 +36,9 @@ BEGINS_WITH_SIZE(unmerge_term);
 BEGINS_WITH_SIZE(unmerge_composite_options);
 BEGINS_WITH_SIZE(unmerge_fused_lasso_options);
 BEGINS_WITH_SIZE(unmerge_prox_options);
+BEGINS_WITH_SIZE(unmerge_group_sparse_options);
+BEGINS_WITH_SIZE(unmerge_group_sparse_report);
+BEGINS_WITH_SIZE(unmerge_group_sparsity);
 BEGINS_WITH_SIZE(unmerge_problem);
 
 /* Layout of version 1.0.0 (64-bit): fields are only ever appended. */

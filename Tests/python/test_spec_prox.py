@@ -119,7 +119,17 @@ def plane_slack(z: np.ndarray, o: dict[str, Any]) -> Any:
     return 16 * U * (abs(normal(z, o) * z).sum() + abs(o["offset"]) + abs(normal(z, o)).sum())
 
 
+def hoyer(z: np.ndarray) -> Any:
+    """1 for zeros and for single entries."""
+    if len(z) < 2 or not z.any():
+        return LD(1)
+    root = np.sqrt(LD(len(z)))
+    return (root - abs(z).sum() / np.sqrt((z * z).sum())) / (root - 1)
+
+
 SETS: dict[str, Callable[[np.ndarray, dict[str, Any]], Any]] = {
+    "hoyer": lambda z, o: hoyer(z) >= o["sparsity"] - 64 * U,
+    "nonnegative_hoyer": lambda z, o: (z >= 0).all() and hoyer(z) >= o["sparsity"] - 64 * U,
     "k_sparse": lambda z, o: np.count_nonzero(z) <= o["k"],
     "l1_ball": lambda z, o: abs(z).sum() <= o["radius"] + slack(z),
     "l2_ball": lambda z, o: np.sqrt((z * z).sum()) <= o["radius"] + slack(z),
@@ -191,6 +201,8 @@ ROWS = [
     Row("scad", f_scad, lambda r, n: with_weights(r, n, gamma=float(r.uniform(1.1, 5))), convex=False),
     Row("lq", f_lq, lambda r, n: with_weights(r, n, q=float(r.choice([0.5, 2 / 3, 0.1, 0.95]))), convex=False),
     Row("cel0", f_cel0, lambda r, n: with_weights(r, n, norm=float(r.uniform(0.3, 2))), convex=False),
+    a_set("hoyer", lambda r, n: {"sparsity": float(r.uniform(0, 1))}, convex=False),
+    a_set("nonnegative_hoyer", lambda r, n: {"sparsity": float(r.uniform(0, 1))}, convex=False, flips=False),
     a_set("k_sparse", lambda r, n: {"k": int(r.integers(0, n + 2))}, convex=False),
     a_set("l1_ball", lambda r, n: {"radius": float(r.uniform(0, 2))}),
     a_set("l2_ball", lambda r, n: {"radius": float(r.uniform(0, 2))}),
@@ -563,6 +575,7 @@ def test_long_chains() -> None:
         (lambda: prox.capped_simplex([1.0], 2, upper=1), "options->radius is 2.0; it must be at most 1 x upper"),
         (lambda: prox.simplex(np.zeros(0)), "options->radius is 1.0 and x has no rows"),
         (lambda: prox.box([1.0], 2, 1), "options->lower is 2.0 and upper 1.0; they must bound an interval"),
+        (lambda: prox.hoyer([1.0], 1.1), r"options->sparsity is 1.1; it must be in \[0, 1\]"),
         (lambda: prox.k_sparse([1.0], -1), "options->k is -1; it must be >= 0"),
         (lambda: prox.slope([1.0, 2], weights=[1, 2]), r"options->weights\[1\] is 2.0 after 1.0; they must not increase"),
         (lambda: prox.l1([1.0], weights=[-1]), r"options->weights\[0\] is -1.0"),
@@ -587,7 +600,7 @@ def test_in_place_and_unknown_kind() -> None:
     error = _ffi.unmerge_error()
     assert library().unmerge_prox(_ffi.UNMERGE_PROX_SLOPE, ctypes.byref(options), memory.pointer, memory.pointer, ctypes.byref(error)) == 0
     assert np.array_equal(x, expected)
-    for kind in (0, 30, -1):
+    for kind in (0, 32, -1):
         status = library().unmerge_prox(kind, None, memory.pointer, memory.pointer, ctypes.byref(error))
         assert status == _ffi.UNMERGE_E_RANGE and f"kind is {kind};" in error.message.decode()
     assert issubclass(unmerge.InvalidValue, ValueError)

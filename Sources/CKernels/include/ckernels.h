@@ -50,6 +50,25 @@ void ck_summary(const double *x, size_t n, double *sum, double *squares, double 
 // Relaxed atomic load of a cancel flag; NULL reads as 0.
 int32_t ck_load_flag(const int32_t *flag);
 
+// ---- excess.c: sparsity as a ratio of norms. Sums are in double, in an order that does not depend on the instruction set.
+typedef struct ck_sums {
+  double count, mass, squares;
+} ck_sums;
+
+// x has the type dtype 1 (f64) or 2 (f32).
+
+// x = |x| in place; max |x| (as `count`), sum |x|, sum x*x.
+ck_sums ck_magnitudes(void *x, int dtype, size_t n);
+// With u = max(x - t, 0): how many are > 0, sum u, sum u*u.
+ck_sums ck_excess(const void *x, int dtype, size_t n, double t);
+// Moves the entries > t to the front, in order; returns how many there are. What lies behind them is undefined.
+size_t ck_survivors(void *x, int dtype, size_t n, double t);
+// With u = max((unit |x| - t) - d, 0) where unit |x| > t: z = sign(x) scale u, or z = unit x where u > 0 when keep; how many
+// are not 0, sum |z|, sum z*z.
+ck_sums ck_shrink(double *z, const void *x, int dtype, size_t n, double unit, double t, double d, double scale, int keep);
+// n doubles to elements `stride` bytes apart, of dtype 1 (f64) or 2 (f32). Any alignment.
+void ck_store(void *dst, int dtype, ptrdiff_t stride, const double *x, size_t n);
+
 // ---- replay.c: the arithmetic of merging tools. Operations in float32, results rounded to dtype (2 f32, 3 f16, 4 bf16).
 
 void ck_round(float *x, size_t n, int dtype);

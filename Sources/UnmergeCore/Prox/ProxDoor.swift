@@ -14,8 +14,8 @@ package struct ProxCall: @unchecked Sendable {
   package let normal: Buffer<Double>?
 
   package init(_ kind: Int32, _ o: unmerge_prox_options, _ n: Int, _ m: Int) throws(UnmergeError) {
-    guard kind >= UNMERGE_PROX_L1, kind <= UNMERGE_PROX_MONOTONE else {
-      throw .range("kind is \(kind); it must be one of UNMERGE_PROX_... (1 to \(UNMERGE_PROX_MONOTONE))")
+    guard kind >= UNMERGE_PROX_L1, kind <= UNMERGE_PROX_NONNEGATIVE_HOYER else {
+      throw .range("kind is \(kind); it must be one of UNMERGE_PROX_... (1 to \(UNMERGE_PROX_NONNEGATIVE_HOYER))")
     }
     self.kind = kind
     self.n = n
@@ -29,6 +29,7 @@ package struct ProxCall: @unchecked Sendable {
     try check(o.radius, "options->radius", 0...Double.greatestFiniteMagnitude, "finite and >= 0")
     try check(o.offset, "options->offset", -Double.greatestFiniteMagnitude...Double.greatestFiniteMagnitude, "finite")
     try check(o.k, "options->k", 0...Int64.max, ">= 0")
+    try check(o.sparsity, "options->sparsity", 0...1, "in [0, 1]")
     guard o.lower <= o.upper, o.lower < .infinity, o.upper > -.infinity else {
       throw .range("options->lower is \(o.lower) and upper \(o.upper); they must bound an interval")
     }
@@ -119,6 +120,10 @@ package struct ProxCall: @unchecked Sendable {
       columns(x, z) {
         Prox.plane(n, $0, $1, normal: normal.map { UnsafePointer($0.pointer) }, offset: o.offset, halfspace: half)
       }
+    case UNMERGE_PROX_HOYER, UNMERGE_PROX_NONNEGATIVE_HOYER:
+      try columns(x, z) { x, z throws(UnmergeError) in
+        try Prox.hoyer(n, x, z, sparsity: o.sparsity, nonNegative: kind == UNMERGE_PROX_NONNEGATIVE_HOYER)
+      }
     case UNMERGE_PROX_CONE: columns(x, z) { Prox.secondOrderCone(n, $0, $1) }
     default:
       try columns(x, z) { x, z throws(UnmergeError) in
@@ -168,6 +173,7 @@ extension unmerge_prox_options: Growable {
     o.lower = -.infinity
     o.upper = .infinity
     o.k = 1
+    o.sparsity = 0.5
     return o
   }
 }

@@ -98,6 +98,13 @@ if TYPE_CHECKING:
     from .factorisation import NMFModel, OnlineNMFModel, nmf
     from .nonconvex import cel0, lq, mcp, scad
     from .operator import Operator
+    from .projections import (
+        ProjectionReport,
+        SparseGroup,
+        group_sparse_projection,
+        hoyer_projection,
+        hoyer_sparsity,
+    )
     from .recipe import Recipe, ReplayReport, merge, replay
     from .report import Report
     from .result import Atom, Decomposition, Module
@@ -152,10 +159,12 @@ _HOME = {
     "Operator": "operator",
     "OutOfMemory": "errors",
     "Progress": "_run",
+    "ProjectionReport": "projections",
     "Recipe": "recipe",
     "ReplayReport": "recipe",
     "Report": "report",
     "SparseBayes": "bayes",
+    "SparseGroup": "projections",
     "SpikeSlab": "bayes",
     "StabilitySelection": "selection",
     "UnmergeError": "errors",
@@ -187,6 +196,9 @@ _HOME = {
     "group_lasso": "groups",
     "group_lasso_modules": "groups",
     "group_lasso_path": "groups",
+    "group_sparse_projection": "projections",
+    "hoyer_projection": "projections",
+    "hoyer_sparsity": "projections",
     "htp": "greedy",
     "identifiability": "inference",
     "iht": "greedy",
@@ -279,10 +291,12 @@ __all__ = [
     "Operator",
     "OutOfMemory",
     "Progress",
+    "ProjectionReport",
     "Recipe",
     "ReplayReport",
     "Report",
     "SparseBayes",
+    "SparseGroup",
     "SpikeSlab",
     "StabilitySelection",
     "UnmergeError",
@@ -318,6 +332,9 @@ __all__ = [
     "group_lasso",
     "group_lasso_modules",
     "group_lasso_path",
+    "group_sparse_projection",
+    "hoyer_projection",
+    "hoyer_sparsity",
     "htp",
     "identifiability",
     "iht",

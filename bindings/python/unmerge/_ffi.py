@@ -35,6 +35,7 @@ UNMERGE_FLAG_REDUCED_ACCURACY = 16
 UNMERGE_FLAG_LOCAL_MINIMUM = 32
 UNMERGE_FLAG_CONVEX = 64
 UNMERGE_FLAG_SWAP_OPTIMAL = 128
+UNMERGE_FLAG_DISCONTINUITY = 256
 UNMERGE_F64 = 1
 UNMERGE_F32 = 2
 UNMERGE_F16 = 3
@@ -114,6 +115,17 @@ UNMERGE_PROX_PLANE = 26
 UNMERGE_PROX_HALFSPACE = 27
 UNMERGE_PROX_CONE = 28
 UNMERGE_PROX_MONOTONE = 29
+UNMERGE_PROX_HOYER = 30
+UNMERGE_PROX_NONNEGATIVE_HOYER = 31
+UNMERGE_OBJECTIVE_SURROGATE = 0
+UNMERGE_OBJECTIVE_SQUARED = 1
+UNMERGE_NORMALISE_NONE = 0
+UNMERGE_NORMALISE_L2 = 1
+UNMERGE_NORMALISE_RMS = 2
+UNMERGE_GROUP_EXCLUDED = 1
+UNMERGE_GROUP_ZERO = 2
+UNMERGE_GROUP_ONE_SPARSE = 4
+UNMERGE_GROUP_TIED = 8
 UNMERGE_TERM_CALLBACK = 0
 UNMERGE_ENGINE_AUTO = 0
 UNMERGE_ENGINE_ADMM = 1
@@ -1199,6 +1211,7 @@ class unmerge_prox_options(ctypes.Structure):
     k: int
     weights: Any
     normal: Any
+    sparsity: float
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
         ("step", ctypes.c_double),
@@ -1213,6 +1226,88 @@ class unmerge_prox_options(ctypes.Structure):
         ("k", ctypes.c_int64),
         ("weights", ctypes.POINTER(ctypes.c_double)),
         ("normal", ctypes.POINTER(ctypes.c_double)),
+        ("sparsity", ctypes.c_double),
+    ]
+
+
+class unmerge_group_sparse_options(ctypes.Structure):
+    struct_size: int
+    sparsity: float
+    objective: int
+    normalise: int
+    refit: int
+    reserved: int
+    weights: Any
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("sparsity", ctypes.c_double),
+        ("objective", ctypes.c_int32),
+        ("normalise", ctypes.c_int32),
+        ("refit", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+        ("weights", ctypes.POINTER(unmerge_view)),
+    ]
+
+
+class unmerge_group_sparse_report(ctypes.Structure):
+    struct_size: int
+    outcome: int
+    flags: int
+    iterations: int
+    steps: int
+    groups: int
+    excluded: int
+    zero_groups: int
+    one_sparse: int
+    nonzeros: int
+    passes: float
+    multiplier: float
+    sparsity: float
+    objective: float
+    duality_gap: float
+    relative_gap: float
+    squared_error: float
+    relative_error: float
+    seconds: float
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("outcome", ctypes.c_int32),
+        ("flags", ctypes.c_int32),
+        ("iterations", ctypes.c_int64),
+        ("steps", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("excluded", ctypes.c_int64),
+        ("zero_groups", ctypes.c_int64),
+        ("one_sparse", ctypes.c_int64),
+        ("nonzeros", ctypes.c_int64),
+        ("passes", ctypes.c_double),
+        ("multiplier", ctypes.c_double),
+        ("sparsity", ctypes.c_double),
+        ("objective", ctypes.c_double),
+        ("duality_gap", ctypes.c_double),
+        ("relative_gap", ctypes.c_double),
+        ("squared_error", ctypes.c_double),
+        ("relative_error", ctypes.c_double),
+        ("seconds", ctypes.c_double),
+    ]
+
+
+class unmerge_group_sparsity(ctypes.Structure):
+    struct_size: int
+    sparsity: float
+    threshold: float
+    scale: float
+    nonzeros: int
+    state: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("sparsity", ctypes.c_double),
+        ("threshold", ctypes.c_double),
+        ("scale", ctypes.c_double),
+        ("nonzeros", ctypes.c_int64),
+        ("state", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
     ]
 
 
@@ -2695,6 +2790,52 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_group_sparse_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_group_sparse_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_group_sparse_report_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_group_sparse_report),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_group_sparsity_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_group_sparsity),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_group_sparse_projection": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(ctypes.c_int64),
+            ctypes.c_int64,
+            ctypes.POINTER(unmerge_group_sparse_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_group_sparsity),
+            ctypes.POINTER(unmerge_group_sparse_report),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_hoyer_sparsity": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(ctypes.c_int64),
+            ctypes.c_int64,
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(ctypes.c_double),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_term_init": (
         ctypes.c_int32,
         [
@@ -3637,7 +3778,7 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
         },
     ),
     "unmerge_prox_options": (
-        104,
+        112,
         {
             "struct_size": 0,
             "step": 8,
@@ -3652,6 +3793,55 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "k": 80,
             "weights": 88,
             "normal": 96,
+            "sparsity": 104,
+        },
+    ),
+    "unmerge_group_sparse_options": (
+        40,
+        {
+            "struct_size": 0,
+            "sparsity": 8,
+            "objective": 16,
+            "normalise": 20,
+            "refit": 24,
+            "reserved": 28,
+            "weights": 32,
+        },
+    ),
+    "unmerge_group_sparse_report": (
+        144,
+        {
+            "struct_size": 0,
+            "outcome": 8,
+            "flags": 12,
+            "iterations": 16,
+            "steps": 24,
+            "groups": 32,
+            "excluded": 40,
+            "zero_groups": 48,
+            "one_sparse": 56,
+            "nonzeros": 64,
+            "passes": 72,
+            "multiplier": 80,
+            "sparsity": 88,
+            "objective": 96,
+            "duality_gap": 104,
+            "relative_gap": 112,
+            "squared_error": 120,
+            "relative_error": 128,
+            "seconds": 136,
+        },
+    ),
+    "unmerge_group_sparsity": (
+        48,
+        {
+            "struct_size": 0,
+            "sparsity": 8,
+            "threshold": 16,
+            "scale": 24,
+            "nonzeros": 32,
+            "state": 40,
+            "reserved": 44,
         },
     ),
     "unmerge_term": (

@@ -153,6 +153,16 @@ def k_sparse(x: Any, k: int) -> Array:
     return _prox(_ffi.UNMERGE_PROX_K_SPARSE, x, k=integer(k, "k", INT64))
 
 
+def hoyer(x: Any, sparsity: float = 0.5) -> Array:
+    """Hoyer's sparsity (sqrt n - ||z||_1 / ||z||_2) / (sqrt n - 1) >= sparsity, in [0, 1].  Hoyer 2004; Thom & Palm 2013."""
+    return _prox(_ffi.UNMERGE_PROX_HOYER, x, sparsity=real(sparsity, "sparsity"))
+
+
+def nonnegative_hoyer(x: Any, sparsity: float = 0.5) -> Array:
+    """The same and z >= 0."""
+    return _prox(_ffi.UNMERGE_PROX_NONNEGATIVE_HOYER, x, sparsity=real(sparsity, "sparsity"))
+
+
 def rank(x: Any, k: int) -> Array:
     """The nearest matrix of rank at most k.  Eckart & Young 1936."""
     return _prox(_ffi.UNMERGE_PROX_RANK, x, k=integer(k, "k", INT64))
