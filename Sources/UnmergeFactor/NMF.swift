@@ -87,8 +87,8 @@ package final class NMF: Model, @unchecked Sendable {
   func begin() throws(UnmergeError) {
     options.w.project(w)
     options.h.project(h)
-    //    try sparsify(w, options.sparsityW)
-    //    try sparsify(h, options.sparsityH)
+    try sparsify(w, options.sparsityW)
+    try sparsify(h, options.sparsityH)
     hNext.assign(h)
     wPlain.assign(w)
   }
@@ -183,9 +183,9 @@ package final class NMF: Model, @unchecked Sendable {
   private func iterate(_ work: Work) throws(UnmergeError) -> Double {
     switch (options.loss, options.algorithm) {
     case (.kl, _): try iterateDivergence(work)
-    //    case (_, .projected): try iterateProjected(work)
+    case (_, .projected): try iterateProjected(work)
     case (_, .mu): try iterateMultiplicative(work)
-    case (_, .hals), (_, .anls), (_, .projected): try iterateAlternating(work)
+    case (_, .hals), (_, .anls): try iterateAlternating(work)
     }
   }
 
