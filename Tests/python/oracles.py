@@ -322,8 +322,10 @@ class Sample:
     condition: float
 
 
-def sample(seed: int, *, top: float = 6.0, wide: bool = False, positive: bool = False, scaled: bool = True) -> Sample:
-    """A random problem: p from 30 to 3000, n from 1 to 60, cond from 1 to 10^top, correlated or graded atoms of different
+def sample(
+    seed: int, *, top: float = 6.0, wide: bool = False, positive: bool = False, scaled: bool = True, rows: float = 3000
+) -> Sample:
+    """A random problem: p from 30 to `rows`, n from 1 to 60, cond from 1 to 10^top, correlated or graded atoms of different
     lengths, a sparse truth and noise from 1e-3 to 3 times its length; a third of them in float32."""
     rng = np.random.default_rng([seed, 20260])
     if wide:
@@ -331,7 +333,7 @@ def sample(seed: int, *, top: float = 6.0, wide: bool = False, positive: bool = 
         n = int(rng.integers(p + 1, 61))
         A = rng.standard_normal((p, n)) + rng.choice([0.0, 1.0]) * rng.standard_normal((p, 1))
     else:
-        p = int(30 * 100 ** rng.random())
+        p = int(30 * (rows / 30) ** rng.random())
         n = int(rng.integers(1, min(60, p - 5) + 1))
         condition = 10 ** (top * rng.random())
         if rng.random() < 0.3:  # one common factor, as fine-tunes of one model have

@@ -1,8 +1,10 @@
-"""MCP, SCAD, CEL0 and l_q: what their reports claim, recomputed from the data; closed forms for orthogonal atoms; global
-minima by exhaustion for one and two atoms; recovery of planted supports."""
+"""MCP, SCAD, CEL0 and l_q: what their reports claim, recomputed from the data; an independent coordinate descent that starts
+at the answer and finds nothing lower; closed forms for orthogonal atoms; global minima by exhaustion for one to three atoms;
+recovery of planted supports."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,9 +40,13 @@ class Penalty:
             self.l, self.g = self.d * np.sqrt(2 * self.l), LD(1)
 
     def value(self, w: np.ndarray) -> Any:
+        return self.values(w).sum()
+
+    def values(self, w: np.ndarray) -> np.ndarray:
+        """phi_j(w_j); w is (..., n)."""
         a = abs(ld(w))
         if self.name == "lq":
-            return (self.l * a**self.g).sum()
+            return self.l * a**self.g
         u = self.d**2 * a  # in units of l
         with np.errstate(divide="ignore", invalid="ignore"):
             if self.name == "scad":
@@ -49,7 +55,7 @@ class Penalty:
                 out = np.where(u <= self.g * self.l, middle, far) / self.d**2
             else:
                 out = np.where(u <= self.g * self.l, self.l * u - u * u / (2 * self.g), self.g * self.l**2 / 2) / self.d**2
-        return np.where(self.d > 0, out, 0).sum()
+        return np.where(self.d > 0, out, 0)
 
     def slope(self, w: np.ndarray) -> np.ndarray:
         a = abs(ld(w))
@@ -117,18 +123,86 @@ def top(method: Method, shape: float, A: Any, y: Any, weights: Any = None) -> fl
     return float(((c / d / unit) ** (2 - shape) * d**shape / pi).max())
 
 
-def check(A: Any, y: Any, w: np.ndarray, p: Penalty, report: unmerge.Report) -> None:
-    A, y, w = ld(A), ld(y), ld(w)
-    n, Y = len(w), np.sqrt(y @ y)
-    r = y - A @ w
-    g = A.T @ r
+@dataclass
+class Summary:
+    """The problem in extended precision: F(w) = yy/2 - c'w + w'Gw/2 + phi(w)."""
+
+    G: np.ndarray
+    c: np.ndarray
+    yy: Any
+    p: Penalty
+
+    @classmethod
+    def of(cls, A: Any, y: Any, p: Penalty) -> Summary:
+        A, y = ld(A), ld(y)
+        return cls(A.T @ A, A.T @ y, y @ y, p)
+
+    def rss(self, w: np.ndarray) -> Any:
+        return self.yy - w @ (2 * self.c - self.G @ w)
+
+    def objective(self, w: np.ndarray) -> Any:
+        return self.rss(w) / 2 + self.p.value(w)
+
+    def descend(self, w: np.ndarray, sweeps: int = 100) -> np.ndarray:
+        """Coordinate descent from w, each step to the lowest of the scalar problem's stationary points and 0."""
+        d, w, g = self.p.d.astype(float), ld(w).copy(), self.c - self.G @ ld(w)
+        for _ in range(sweeps):
+            moved = 0.0
+            for j in np.flatnonzero(d):
+                here = float(w[j] * d[j])
+                to = scalar_minimiser(self.p, int(j), here + float(g[j]) / d[j])
+                if to != here:
+                    change = LD(to) / self.p.d[j] - w[j]
+                    w[j] += change
+                    g -= self.G[:, j] * change
+                    moved = max(moved, abs(to - here))
+            if moved <= 1e-13 * float(np.sqrt(self.yy)):
+                break
+        return w
+
+
+def scalar_minimiser(p: Penalty, j: int, z: float) -> float:
+    """argmin (u - z)^2 / 2 + phi_j(u / d_j) by the definition: the stationary points between the knots, and 0."""
+    if z == 0:
+        return 0.0
+    z, sign = abs(float(z)), math.copysign(1.0, z)
+    d, l, g = float(p.d[j]), float(p.l[j]), float(p.g)
+    if p.name == "lq":
+        l /= d**g
+        phi = lambda u: l * u**g
+        # u - z + l q u^(q-1) is convex: its larger root, Newton from the right.
+        u = z
+        for _ in range(60):
+            step = (u - z + l * g * u ** (g - 1)) / (1 - l * g * (1 - g) * u ** (g - 2))
+            if not 0 < u - step <= u or step <= 1e-16 * u:
+                break
+            u -= step
+        candidates = [u]
+    else:
+        l /= d
+        if p.name == "scad":
+            phi = lambda u: l * u - max(u - l, 0) ** 2 / (2 * (g - 1)) if u <= g * l else l * l * (g + 1) / 2
+            inner = [(z - l, 0, l), (((g - 1) * z - g * l) / (g - 2), l, g * l)]
+        else:
+            phi = lambda u: l * u - u * u / (2 * g) if u <= g * l else g * l * l / 2
+            inner = [((z - l) / (1 - 1 / g), 0, g * l)] if g != 1 else []
+        candidates = [u for u, low, high in inner if low < u <= high] + [z] * (z > g * l)
+    # The value at 0 has to be beaten by more than rounding.
+    values = [(z * z / 2, 0.0)] + [((u - z) ** 2 / 2 + phi(u) + 4e-16 * z * z, u) for u in candidates]
+    return sign * min(values)[1]
+
+
+def check(s: Summary, w: np.ndarray, report: unmerge.Report) -> None:
+    p, w, G = s.p, ld(w), s.G
+    n, Y = len(w), np.sqrt(s.yy)
+    g = s.c - G @ w
     size = 1 + float((p.d * abs(w)).sum() / Y)
     noise = 64 * n * U * size
     assert np.isfinite(w).all()
     assert report.nonzeros == np.count_nonzero(w)
-    objective = r @ r / 2 + p.value(w)
+    rss, objective = s.rss(w), s.objective(w)
     assert abs(report.objective - objective) <= noise * size * Y * Y
-    assert abs(report.rss - r @ r) <= noise * size * Y * Y
+    assert abs(report.rss - rss) <= noise * size * Y * Y
     # Stationary: the gradient is a slope of the penalty.
     slope = p.slope(w)
     usable = p.d > 0
@@ -139,48 +213,69 @@ def check(A: Any, y: Any, w: np.ndarray, p: Penalty, report: unmerge.Report) -> 
     if report.outcome == "converged" and np.isnan(report.relative_gap):
         assert report.violation <= TOL
     S = np.flatnonzero(w)
-    G = (A.T @ A)[np.ix_(S, S)] / np.outer(p.d[S], p.d[S])
-    H = G + np.diag(p.curvature(w)[S] / p.d[S] ** 2)
+    unit = G[np.ix_(S, S)] / np.outer(p.d[S], p.d[S])
+    H = unit + np.diag(p.curvature(w)[S] / p.d[S] ** 2)
     smallest = lambda M: float(np.linalg.eigvalsh(M.astype(float)).min()) if len(M) else np.inf  # nothing to hold: it holds
     if "local_minimum" in report.flags:
         assert smallest(H) > 0
         assert (abs(g[usable & (w == 0)]) < slope[usable & (w == 0)]).all()
     if "convex" in report.flags:
-        assert smallest(G) > p.concavity
+        assert smallest(unit) > p.concavity
     if not np.isnan(report.duality_gap):
-        whole = (A.T @ A)[np.ix_(usable, usable)] / np.outer(p.d[usable], p.d[usable])
+        whole = G[np.ix_(usable, usable)] / np.outer(p.d[usable], p.d[usable])
         assert smallest(whole) > p.concavity
     if not np.isnan(report.df) and len(S) and smallest(H) > 1e-6:
-        df = np.trace(np.linalg.solve(H.astype(float), G.astype(float)))
+        df = np.trace(np.linalg.solve(H.astype(float), unit.astype(float)))
         assert report.df == pytest.approx(df, rel=1e-6)
-    # No single coefficient improves it, whatever the conditions say.
     if report.outcome == "converged":
-        for j in np.flatnonzero(usable):
-            rest = float((g[j] + p.d[j] ** 2 * w[j]) / p.d[j])  # in the coordinate u = d_j w_j
-            for u in (0.0, rest, float(p.d[j] * w[j]) * (1 + 1e-3), float(p.d[j] * w[j]) * 0.9, rest * 0.7):
-                other = w.copy()
-                other[j] = LD(u) / p.d[j]
-                q = y - A @ other
-                assert objective <= q @ q / 2 + p.value(other) + noise * size * Y * Y
+        # No single coefficient improves it, whatever the conditions say ...
+        rest = g[usable] / p.d[usable] + p.d[usable] * w[usable]  # in the coordinate u = d_j w_j
+        here = p.d[usable] * w[usable]
+        for u in (0 * rest, rest, here * (1 + 1e-3), here * 0.9, rest * 0.7):
+            other = w.copy()
+            other[usable] = u / p.d[usable]
+            gain = (g * (other - w) - p.d**2 * (other - w) ** 2 / 2 + p.values(w) - p.values(other))[usable]
+            assert (gain <= noise * size * Y * Y).all()
+        # ... and no run of such steps.
+        assert objective <= s.objective(s.descend(w)) + noise * size * Y * Y
+
+
+def test_the_oracle() -> None:
+    """The scalar minimiser against a fine grid, and the descent against answers that are none: it goes lower from there."""
+    rng = np.random.default_rng(8)
+    for method in METHODS:
+        for shape in method.shapes:
+            for _ in range(20):
+                d, alpha, z = float(10 ** rng.uniform(-1, 1)), float(10 ** rng.uniform(-2, 1)), float(rng.normal(0, 2))
+                p = Penalty(method.name, alpha, shape, np.array([d]), np.ones(1))
+                value = lambda u: (np.asarray(u) - z) ** 2 / 2 + p.values(ld(u)[..., None] / LD(d))[..., 0]
+                u = scalar_minimiser(p, 0, z)
+                assert value(u) <= value(np.linspace(-abs(z), abs(z), 4001)).min() + 1e-12
+        s = oracles.sample(3, top=1.0, rows=60)
+        alpha = top(method, method.shapes[0], s.A, s.y) * 0.1
+        exact = Summary.of(s.A, s.y, penalty(method, alpha, method.shapes[0], s.A))
+        coef, _ = method.f((s.A, s.y), alpha=alpha, **method.options(method.shapes[0]))
+        wrong = coef * (1 + 1e-4)
+        assert exact.objective(exact.descend(wrong)) < exact.objective(ld(wrong)) * (1 - 1e-12)
 
 
 @every
-@pytest.mark.parametrize("block", range(5))
+@pytest.mark.parametrize("block", range(4))
 def test_random_problems(method: Method, block: int) -> None:
     converged = certified = 0
-    for seed in range(26 * block, 26 * block + 26):
+    for seed in range(130 * block, 130 * block + 130):
         rng = np.random.default_rng([seed, 1])
-        s = oracles.sample(seed, top=3.0, wide=seed % 7 == 3)
+        s = oracles.sample(seed, top=3.0, wide=seed % 7 == 3, rows=3000 if seed % 26 == 0 else 60)
         n = s.A.shape[1]
-        shape = method.shapes[seed % len(method.shapes)]
+        shape = method.shapes[seed // 7 % len(method.shapes)]
         weights = rng.uniform(0.3, 3, n) if seed % 4 == 1 else None
-        fraction = 10 ** rng.uniform(-2, -0.02) ** (2 if method.name == "cel0" else 1)
+        fraction = 10 ** (rng.uniform(-2, -0.02) * (2 if method.name == "cel0" else 1))  # alpha of CEL0 is a square
         alpha = top(method, shape, s.A, s.y, weights) * fraction
         coef, report = method.f((s.A, s.y), alpha=alpha, weights=weights, **method.options(shape))
-        check(s.A, s.y, coef, penalty(method, alpha, shape, s.A, weights), report)
+        check(Summary.of(s.A, s.y, penalty(method, alpha, shape, s.A, weights)), coef, report)
         converged += report.outcome == "converged"
         certified += "local_minimum" in report.flags
-    assert converged >= 25 and certified >= 24
+    assert converged >= 125 and certified >= 120
 
 
 # ---------------------------------------------------------------- closed forms and exhaustion
@@ -210,38 +305,47 @@ def test_orthogonal_atoms(method: Method) -> None:
 
 
 @every
-def test_two_atoms_against_a_grid(method: Method) -> None:
-    """The global minimum over a fine grid, polished; correlations up to 0.9."""
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_atoms_against_a_grid(method: Method, n: int) -> None:
+    """The global minimum over a grid, refined and polished; correlations up to 0.9."""
     missed = 0
-    for seed in range(30):
-        rng = np.random.default_rng([seed, 3])
-        A = rng.standard_normal((12, 2))
-        A[:, 1] += rng.uniform(-2, 2) * A[:, 0]
+    for seed in range(20 * n):
+        rng = np.random.default_rng([seed, 3, n])
+        A = rng.standard_normal((12, n))
+        A[:, 1:] += rng.uniform(-2, 2, n - 1) * A[:, :1]
         A /= np.linalg.norm(A, axis=0)
-        y = A @ rng.standard_normal(2) + 0.3 * rng.standard_normal(12)
+        y = A @ rng.standard_normal(n) + 0.3 * rng.standard_normal(12)
         shape = method.shapes[seed % len(method.shapes)]
         alpha = top(method, shape, A, y) * float(rng.uniform(0.05, 0.9))
-        p = penalty(method, alpha, shape, A)
+        s = Summary.of(A, y, penalty(method, alpha, shape, A))
         coef, report = method.f((A, y), alpha=alpha, **method.options(shape))
-        objective = lambda w: float(((ld(y) - ld(A) @ ld(w)) ** 2).sum() / 2 + p.value(ld(w)))
-        mine = objective(coef)
-        center, reach = np.zeros(2), 1.5 * np.abs(np.linalg.lstsq(A, y, rcond=None)[0]).max() + 1
-        for _ in range(6):
-            axes = [np.append(np.linspace(c - reach, c + reach, 61), 0) for c in center]
-            alone = [np.array([float(p.value(np.eye(2)[j] * x)) for x in axes[j]]) for j in range(2)]
-            w = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-            values = ((y - w @ A.T) ** 2).sum(axis=-1) / 2 + alone[0][:, None] + alone[1]
-            center, reach = w.reshape(-1, 2)[values.argmin()], reach / 15
-        best = objective(center)
-        missed += mine > best + 1e-6 * best
-        if not np.isnan(report.duality_gap):
+        mine, best = s.objective(ld(coef)), global_minimum(s, n)
+        missed += mine > best * (1 + 1e-9)
+        assert mine <= best * 1.1
+        if n == 1 or not np.isnan(report.duality_gap):
             assert mine <= best * (1 + 1e-9)
-    assert missed <= 1  # none of these methods promises the global minimum
+    # The other minima are local ones: none of these methods promises the global minimum where atoms are correlated.
+    assert missed <= {1: 0, 2: 2, 3: 9}[n]
+
+
+def global_minimum(s: Summary, n: int) -> Any:
+    """A grid around 0 that holds least squares, 0 on every axis; three finer ones around the lowest point; descent at the end."""
+    G, c, yy = s.G.astype(float), s.c.astype(float), float(s.yy)
+    points = {1: 401, 2: 61, 3: 25}[n]
+    center, reach = np.zeros(n), 1.5 * np.abs(np.linalg.solve(G, c)).max() + 1
+    for _ in range(4):
+        axes = np.array([np.append(np.linspace(x - reach, x + reach, points), 0) for x in center])
+        alone = s.p.values(axes.T).T.astype(float)
+        w = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, n)
+        concave = sum(np.meshgrid(*alone, indexing="ij")).ravel()
+        values = yy / 2 - w @ c + ((w @ G) * w).sum(axis=-1) / 2 + concave
+        center, reach = w[values.argmin()], reach * 4 / points
+    return s.objective(s.descend(center, sweeps=1000))
 
 
 def test_the_limits() -> None:
     for seed in range(25):
-        s = oracles.sample(seed, top=2.0)
+        s = oracles.sample(seed, top=2.0, rows=300)
         gram = unmerge.Gram(s.A, s.y)
         lasso, report = unmerge.lasso(gram, alpha=0.2, relative=True)
         size = np.abs(lasso).max(initial=0)
@@ -298,7 +402,7 @@ def test_cel0_finds_planted_supports_over_a_decade(alpha: float) -> None:
 def test_scales_orders_and_signs(method: Method) -> None:
     for seed in range(12):
         rng = np.random.default_rng([seed, 5])
-        s = oracles.sample(seed, top=1.0)
+        s = oracles.sample(seed, top=1.0, rows=300)
         A, y, n = s.A.astype(float), s.y.astype(float), s.A.shape[1]
         alpha = 0.04 if method.name == "cel0" else 0.2
         coef, report = method.f((A, y), alpha=alpha, relative=True)
