@@ -369,7 +369,9 @@ private final class NonConvex<Family: ConcaveFamily> {
       guard length.isFinite else { break }
       var t = 1.0
       if isTangent {
-        for a in 0..<k where v[working[a]] * (v[working[a]] + step[a]) <= 0 { t = min(t, -v[working[a]] / step[a]) }
+        for a in 0..<k where isKinked(working[a]) && v[working[a]] * (v[working[a]] + step[a]) <= 0 {
+          t = min(t, -v[working[a]] / step[a])
+        }
       } else {
         while t > 0.01, !isGain(penalty, k, t, isSmall: length <= 1e-6 * size) { t *= 0.5 }
         if t <= 0.01 { break }
@@ -385,14 +387,17 @@ private final class NonConvex<Family: ConcaveFamily> {
     refresh()
   }
 
-  /// F(v + t·step) ≤ F(v) with the signs of v. A step in the last digits is beyond what F resolves: there the model is trusted.
+  /// φ_j is not 0: F has a kink where v_j changes sign.
+  private func isKinked(_ j: Int) -> Bool { strengths[j] > 0 }
+
+  /// F(v + t·step) ≤ F(v) with the signs that v has where F has a kink. A step in the last digits is beyond what F resolves: there the model is trusted.
   private func isGain(_ penalty: Family.Penalty, _ k: Int, _ t: Double, isSmall: Bool) -> Bool {
     var change = 0.0
     for a in 0..<k {
       let j = working[a]
       let x = v[j]
       let d = t * step[a]
-      guard x > 0 ? x + d > 0 : x + d < 0 else { return false }
+      if isKinked(j), !(x > 0 ? x + d > 0 : x + d < 0) { return false }
       if isSmall { continue }
       let column = gram.column(j)
       var curved = 0.0
