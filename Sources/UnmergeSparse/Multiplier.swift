@@ -181,8 +181,11 @@ final class Multiplier {
   /// Finds t between the two sides remembered with `excess`(solution) = 0. `step` gives the root of the current face as a
   /// change of t. True when it was found to `precision`(solution), or the bracket is no wider than `resolution`: there the solution is
   /// not unique, those of both sides are solutions, and so is the mixture that has no excess.
+  ///
+  /// True as well where t falls below `least`: the root is one of rounding, as where a budget is the norm of least squares to the
+  /// last digits, and the certificate at hand says what the answer is worth.
   func find(
-    from start: Double, precision: () -> Double, resolution: Double = 0, excess: () -> Double,
+    from start: Double, precision: () -> Double, resolution: Double = 0, least: Double = -.infinity, excess: () -> Double,
     step: () throws(UnmergeError) -> Double
   ) throws(UnmergeError) -> Bool {
     var next = start
@@ -193,6 +196,7 @@ final class Multiplier {
       remember(value)
       let change = try step()
       if try follow(change), abs(excess()) <= 8 * precision() { return true }
+      if next < least { return true }
       // The root of this face is where we are, but for rounding.
       if abs(change) <= 4 * roundoff * abs(next), resolution == 0 { return true }
       let newton = next + change

@@ -296,6 +296,20 @@ def test_lasso_tau(lot: int) -> None:
             assert report.objective <= problem.rss(other) / 2 + 1e-7 * problem.yy, seed
 
 
+@pytest.mark.parametrize("noise", [1e-4, 1e-5])
+def test_a_budget_that_is_least_squares_but_for_rounding(noise: float) -> None:
+    """Condition 6e5: the norm that the Gram's least squares have is off in the sixth digit, and there may be no multiplier."""
+    for seed in range(80):
+        rng = np.random.default_rng([seed, 11])
+        n = int(rng.integers(5, 60))
+        A = oracles.with_condition(rng, 150, n, 10**5.75)
+        y = A @ rng.standard_normal(n) + noise * rng.standard_normal(150)
+        tau = float(np.abs(np.linalg.lstsq(A, y, rcond=None)[0]).sum()) * (1 - 1e-6 * (seed % 2))
+        coef, report = unmerge.lasso_tau((A, y), tau=tau)
+        assert report.converged, (seed, report)
+        assert np.abs(coef).sum() <= tau * (1 + 1e-14 * n)
+
+
 @lots
 def test_bpdn(lot: int) -> None:
     for seed in seeds(lot):
