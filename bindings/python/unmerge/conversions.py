@@ -5,6 +5,7 @@ Here 1/2 ||Aw-y||^2 + alpha (l1_ratio |w|_1 + (1-l1_ratio)/2 |w|^2).  ``tool`` a
     "sklearn"      alpha, l1_ratio     Lasso, ElasticNet: 1/(2 rows) ||r||^2; also "celer", "skglm", "adelie" (grpnet: lmda, alpha)
     "ridge"        alpha, 0            scikit-learn's Ridge: ||r||^2 + alpha |w|^2
     "glmnet"       lambda, alpha       gaussian, intercept = FALSE, standardize = FALSE; fits y / s with s = ||y|| / sqrt(rows)
+                                       (before 2017, python-glmnet too, s is the deviation from the mean: yy = ||y - mean(y)||^2)
     "spams"        lambda1, lambda2    lasso, mode 2
     "adelie_cov"   lmda, alpha         gaussian_cov(A'A, A'y)
 
