@@ -58,7 +58,9 @@ def test_table_and_json(made: dict[str, Any], tmp_path: Path) -> None:
     [
         *("nnls", "omp", "lasso", "elastic-net", "ridge", "dot"),
         *("htp", "cosamp", "subspace-pursuit", "best-subset"),
-        *("bvls --upper 1", "simplex --total 1.3", "lasso-tau --tau 1", "bpdn --sigma 0.1"),
+        *("bvls --upper 1", "simplex --total 1.3", "lasso-tau --tau 1", "bpdn --sigma 0.1", "basis-pursuit", "dantzig"),
+        *("group-lasso --group-by ^.", "slope --q 0.2", "fused-lasso --l1-ratio 0.3", "mcp --gamma 2", "lq --q 0.7"),
+        *("variational-garrote --gamma -2 --effective 50", "iht", "ols-pursuit"),
     ],
 )
 def test_methods(made: dict[str, Any], method: str) -> None:
@@ -75,6 +77,18 @@ def test_options(made: dict[str, Any]) -> None:
     content = json.loads(done.stdout)
     assert content["options"]["alpha"] == 1e-3 and content["options"]["l1_ratio"] == 0.9
     assert content["data"]["entries"] == 200 and content["report"]["streamed"] is True
+
+
+def test_groups_from_a_file(made: dict[str, Any], tmp_path: Path) -> None:
+    arguments = ["decompose", "--base", made["base"], "--atoms", *made["atoms"], "--target", made["target"], "--method", "group-lasso"]
+    (tmp_path / "groups.json").write_text(json.dumps({"medicine": "health", "law": "health", "code": "code"}))
+    done = run(*arguments, "--groups", tmp_path / "groups.json", "--l1-ratio", 0.1, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["options"]["groups"] == {"health": ["medicine", "law"], "code": ["code"]}
+    (tmp_path / "groups.json").write_text("medicine: health")
+    for path, word in ((tmp_path / "groups.json", "is not JSON"), (tmp_path / "none.json", "none.json")):
+        done = run(*arguments, "--groups", path)
+        assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr
 
 
 def test_refusals_are_one_sentence_and_exit_2(made: dict[str, Any], tmp_path: Path) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import matplotlib
 import numpy as np
 import pytest
 import unmerge
 from test_python_models import BF16, factors, toy, write_adapter, write_model, write_shards
-from unmerge import plot
+from unmerge import cli, plot
+from unmerge.decomposition import METHODS, Method
 from unmerge.files import read
 
 matplotlib.use("Agg")
@@ -24,7 +25,8 @@ WEIGHTS = {"medicine": 0.5, "law": 0.0, "code": 0.8}
     "method",
     [
         *("nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "htp", "cosamp", "subspace_pursuit", "best_subset"),
-        *("mcp", "scad", "cel0", "lq"),
+        *("mcp", "scad", "cel0", "lq", "basis_pursuit", "dantzig", "ols_pursuit", "matching_pursuit", "iht"),
+        *("slope", "fused_lasso", "variational_garrote"),
     ],
 )
 def test_methods(tmp_path: Path, method: Any) -> None:
@@ -38,7 +40,7 @@ def test_methods(tmp_path: Path, method: Any) -> None:
         assert found.atoms[0].weight == pytest.approx(found.atoms[0].cosine)
     else:
         assert present == {"medicine", "code"}
-        loose = {"lasso": 0.05, "elastic_net": 0.05, "lq": 0.05}.get(method, 1e-4)
+        loose = {"lasso": 0.05, "elastic_net": 0.05, "lq": 0.05, "dantzig": 0.05, "slope": 0.05, "fused_lasso": 0.05}.get(method, 1e-4)
         assert found.weights == pytest.approx(WEIGHTS, abs=loose)
         assert found.explained > 0.99
     for text in (str(found), found.to_json()):
@@ -49,8 +51,73 @@ def test_a_penalty_that_the_data_cannot_certify(tmp_path: Path) -> None:
     made = toy(tmp_path)
     models = {"base": made["base"], "atoms": made["atoms"], "target": made["target"]}
     assert unmerge.decompose(**models, method="cel0", verify=True).report.streamed
-    with pytest.raises(unmerge.InvalidValue, match="penalty of mcp"):
-        unmerge.decompose(**models, method="mcp", verify=True)
+    for method in ("mcp", "slope", "matching_pursuit", "sparse_bayes"):
+        with pytest.raises(unmerge.InvalidValue, match=f"{method} is not a problem that a certificate"):
+            unmerge.decompose(**models, method=method, verify=True)
+
+
+def test_sparse_bayes_needs_noise(tmp_path: Path) -> None:
+    """Its evidence has no maximum where the fit is exact; the rounding of bfloat16 is noise enough."""
+    made = toy(tmp_path, dtype=BF16)
+    found = unmerge.decompose(base=made["base"], atoms=made["atoms"], target=made["target"], method="sparse_bayes", effective=200)
+    assert found.report.converged and found.weights == pytest.approx(WEIGHTS, abs=0.05) and found.options["effective"] == 200
+
+
+def test_every_method_has_its_row_everywhere() -> None:
+    assert set(get_args(Method)) == set(METHODS) == {name.replace("-", "_") for name in cli.METHODS}
+
+
+def test_atoms_that_come_and_go_together(tmp_path: Path) -> None:
+    made = toy(tmp_path)
+    models = {"base": made["base"], "atoms": made["atoms"], "target": made["target"], "method": "group_lasso"}
+    # medicine and law are one group: law stays in because medicine does; code alone.
+    by_name = {"medicine": "health", "law": "health", "code": 1}
+    found = unmerge.decompose(**models, groups=by_name, alpha=1e-3)
+    assert found.options["groups"] == {"health": ["medicine", "law"], "1": ["code"]} and found.options["l1_ratio"] == 0
+    assert found.weights["law"] != 0 and found.weights == pytest.approx(WEIGHTS, abs=0.05)
+    sparse = unmerge.decompose(**models, groups=by_name, alpha=0.1, l1_ratio=0.9)
+    assert sparse.weights["law"] == 0 and sparse.weights["medicine"] > 0.4
+    A, y = np.linalg.qr(np.random.default_rng(0).standard_normal((50, 4)))[0], np.zeros(50)
+    vectors = {name: {"w": column} for name, column in zip(("law-1", "law-2", "tax-1", "other"), A.T)}
+    y = A @ [1.0, 0.1, 0.2, 0.0]
+    for pattern in ("^[a-z]+-", "^([a-z]+)-", "(law|tax)"):
+        found = unmerge.decompose(atoms=vectors, target={"w": y}, method="group_lasso", group_by=pattern, alpha=0.5)
+        assert list(found.options["groups"].values()) == [["law-1", "law-2"], ["tax-1"], ["other"]]
+        norm = np.hypot(1, 0.1)  # orthonormal atoms: the group shrinks as one
+        assert found.weights["law-2"] == pytest.approx(0.1 * (1 - 0.5 * np.sqrt(2) / norm)) and found.weights["tax-1"] == 0
+    both = unmerge.decompose(
+        atoms=vectors, target={"w": y}, method="group_lasso", alpha=0.1,
+        groups={"law-1": ["law", "old"], "law-2": "law", "tax-1": ["tax", "old"], "other": "other"},
+    )  # fmt: skip
+    assert both.options["groups"]["old"] == ["law-1", "tax-1"] and both.report.converged
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"method": "group_lasso"}, "groups is not given, nor group_by"),
+        ({"method": "group_lasso", "groups": {"medicine": 1, "law": 1}}, "does not say where 'code' belongs"),
+        ({"method": "group_lasso", "groups": {"medicine": 1, "law": 1, "code": 2, "x": 3}}, "groups names 'x', which is not"),
+        ({"method": "group_lasso", "groups": {"medicine": 1, "law": None, "code": 2}}, r"groups\['law'\] is None, expected a label"),
+        ({"method": "group_lasso", "groups": {"medicine": 1, "law": [], "code": 2}}, r"groups\['law'\] is \[\], expected"),
+        ({"method": "group_lasso", "groups": ["a", "b", "c"]}, "groups is a list, expected a dict"),
+        ({"method": "group_lasso", "group_by": "("}, "no regular expression"),
+        ({"method": "group_lasso", "group_by": "zebra"}, "matches none of the atoms"),
+        ({"method": "group_lasso", "group_by": "a", "groups": {}}, "both given"),
+        ({"method": "group_lasso", "group_by": "a", "l1_ratio": 2.0}, "options->l1_ratio is 2.0"),
+        ({"method": "lasso", "group_by": "a"}, "group_by is given, but lasso knows no groups"),
+        ({"method": "slope", "q": 1.0}, "q is 1.0"),
+        ({"method": "fused_lasso", "l1_ratio": -1.0}, "options->l1_ratio is -1.0"),
+        ({"method": "dantzig", "alpha": -1.0}, "options->delta is -1.0"),
+        ({"method": "scad", "gamma": 2.0}, "options->gamma is 2.0"),
+        ({"method": "lq", "q": 2.0}, "options->q is 2.0"),
+        ({"method": "sparse_bayes", "effective": -1.0}, "effective"),
+    ],
+)
+def test_bad_options_are_named(tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
+    made = toy(tmp_path)
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        unmerge.decompose(base=made["base"], atoms=made["atoms"], target=made["target"], **options)
 
 
 @pytest.mark.parametrize(

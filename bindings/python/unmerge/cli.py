@@ -15,8 +15,9 @@ from typing import Any, Optional
 REFUSED, NOT_CONVERGED, NO_RECIPE, INTERRUPTED = 2, 3, 3, 130
 NEEDS_CLI = 'unmerge: the command line needs the packages typer and rich: pip install "unmerge[cli]"'
 METHODS = (
-    *("nnls", "omp", "lasso", "elastic-net", "ridge", "dot", "bvls", "simplex", "lasso-tau", "bpdn"),
-    *("htp", "cosamp", "subspace-pursuit", "best-subset", "mcp", "scad", "cel0", "lq"),
+    *("nnls", "omp", "lasso", "elastic-net", "ridge", "dot", "bvls", "simplex", "lasso-tau", "bpdn", "basis-pursuit", "dantzig"),
+    *("ols-pursuit", "matching-pursuit", "htp", "iht", "cosamp", "subspace-pursuit", "best-subset", "mcp", "scad", "cel0", "lq"),
+    *("group-lasso", "slope", "fused-lasso", "variational-garrote", "sparse-bayes"),
 )
 
 
@@ -69,6 +70,17 @@ def _guarded(work: Callable[[], int]) -> int:
             print(f"unmerge: {error}", file=sys.stderr)
             return REFUSED
         raise
+
+
+def _json(path: Path) -> Any:
+    import json
+
+    from .errors import bad_format
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise bad_format(f"{path} is not JSON: {error}") from None
 
 
 def _bar(quiet: bool) -> Any:
@@ -173,13 +185,18 @@ def _app() -> Any:
         base: Optional[str] = typer.Option(None, metavar="PATH", help="The checkpoint the others are compared with."),
         method: str = method_option,
         alpha: Optional[float] = typer.Option(None, help="Penalty; default 0.01 alpha_max (ridge: 1e-6 mean ||a||^2)."),
-        l1_ratio: float = typer.Option(0.5, help="elastic-net: 1 is lasso, 0 ridge."),
-        k: int = typer.Option(8, help="omp, htp, cosamp, subspace-pursuit, best-subset: at most this many atoms."),
+        l1_ratio: Optional[float] = typer.Option(None, help="elastic-net, fused-lasso: default 0.5; group-lasso: default 0."),
+        k: int = typer.Option(8, help="omp, the other pursuits, iht, htp, cosamp, best-subset: at most this many atoms."),
         lower: Optional[float] = typer.Option(None, help="bvls, simplex: no weight below this."),
         upper: Optional[float] = typer.Option(None, help="bvls, simplex: no weight above this."),
         total: float = typer.Option(1.0, help="simplex: what the weights sum to."),
         tau: Optional[float] = typer.Option(None, help="lasso-tau: what the sizes of the weights sum to at most."),
         sigma: Optional[float] = typer.Option(None, help="bpdn: the residual to reach, as a fraction of the target."),
+        gamma: Optional[float] = typer.Option(None, help="mcp, scad: how soon they stop to shrink; variational-garrote: log odds."),
+        q: Optional[float] = typer.Option(None, help="lq: the power; slope: the level of its weights, default 0.1."),
+        effective: Optional[float] = typer.Option(None, help="variational-garrote, sparse-bayes: entries worth one; default all."),
+        groups: Optional[Path] = typer.Option(None, metavar="FILE", help="group-lasso: JSON, name -> group (or list of groups)."),
+        group_by: Optional[str] = typer.Option(None, metavar="PATTERN", help="group-lasso: its match in the name is the group."),
         compress: Optional[int] = typer.Option(None, help="Keep this many entries, the largest (paper: 999936)."),
         threshold: float = typer.Option(0.01, help="An atom is present when its weight is larger than this."),
         verify: bool = typer.Option(False, "--verify", help="Recompute the certificate from the data (one more pass)."),
@@ -213,6 +230,11 @@ def _app() -> Any:
                 total=total,
                 tau=tau,
                 sigma=sigma,
+                gamma=gamma,
+                q=q,
+                effective=effective,
+                groups=None if groups is None else _json(groups),
+                group_by=group_by,
                 compress=compress,
                 threshold=threshold,
                 verify=verify,

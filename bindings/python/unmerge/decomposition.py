@@ -8,55 +8,36 @@ answers; the module structure gives the evidence.  The experiment is that of UNM
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
 import numpy as np
 
+from ._answers import ANSWERS, UNCHECKED, Asked, groups_by_name
 from ._assemble import Problem, assemble
 from ._options import choice, integer, real
 from ._run import ProgressOption, Run
 from ._tensors import PathLike, Tensors
 from .certificate import verify as verify_from_data
-from .constrained import bpdn, bvls, lasso_tau, simplex
 from .errors import bad_range, bad_type
 from .files import Source, read
 from .gram import Gram, Precision
-from .greedy import best_subset, cosamp, htp, subspace_pursuit
 from .masks import Mask, mask
-from .methods import Coef, alpha_max, dot, elastic_net, lasso, nnls, omp, ridge
-from .nonconvex import cel0, lq, mcp, scad
-from .report import Report
+from .methods import Coef, ridge
 from .result import Atom, Decomposition, Module
 
 Method = Literal[
-    "nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "bvls", "simplex", "lasso_tau", "bpdn",
-    "htp", "cosamp", "subspace_pursuit", "best_subset", "mcp", "scad", "cel0", "lq",
+    "nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "bvls", "simplex", "lasso_tau", "bpdn", "basis_pursuit", "dantzig",
+    "ols_pursuit", "matching_pursuit", "htp", "iht", "cosamp", "subspace_pursuit", "best_subset", "mcp", "scad", "cel0", "lq",
+    "group_lasso", "slope", "fused_lasso", "variational_garrote", "sparse_bayes",
 ]  # fmt: skip
-METHODS = (
-    *("nnls", "omp", "lasso", "elastic_net", "ridge", "dot", "bvls", "simplex", "lasso_tau", "bpdn"),
-    *("htp", "cosamp", "subspace_pursuit", "best_subset", "mcp", "scad", "cel0", "lq"),
-)
-# At most k atoms, least squares on those.
-SPARSE: dict[str, Callable[..., tuple[Coef, Report]]] = {
-    "omp": omp,
-    "htp": htp,
-    "cosamp": cosamp,
-    "subspace_pursuit": subspace_pursuit,
-    "best_subset": best_subset,
-}
-# One alpha, and what it multiplies is not the l1 norm.
-PENALISED: dict[str, Callable[..., tuple[Coef, Report]]] = {"mcp": mcp, "scad": scad, "cel0": cel0, "lq": lq}
+METHODS = tuple(ANSWERS)
 
 Model = Union[PathLike, Mapping[str, Any]]
 
 # An atom counts as present when its weight is larger than this in size (the paper's threshold for NNLS and for dot).
 THRESHOLD = 0.01
-# LASSO and elastic net: alpha as a fraction of alpha_max, the smallest alpha that explains nothing.
-RELATIVE_ALPHA = 1e-2
-# Ridge: alpha as a fraction of the mean ||a_j||^2, enough to settle dependent atoms, too little to bias the others.
-RIDGE_ALPHA = 1e-6
 # Blocks per module cost n^2 numbers each; above this many bytes only the sum is kept, and there is no evidence.
 MAX_BLOCK_BYTES = 1 << 30
 
@@ -68,13 +49,18 @@ def decompose(
     base: Model | None = None,
     method: Method = "nnls",
     alpha: float | None = None,
-    l1_ratio: float = 0.5,
+    l1_ratio: float | None = None,
     k: int = 8,
     lower: float | None = None,
     upper: float | None = None,
     total: float = 1.0,
     tau: float | None = None,
     sigma: float | None = None,
+    gamma: float | None = None,
+    q: float | None = None,
+    effective: float | None = None,
+    groups: Mapping[str, Any] | None = None,
+    group_by: str | None = None,
     compress: int | None = None,
     threshold: float = THRESHOLD,
     precision: Precision = "auto",
@@ -95,13 +81,20 @@ def decompose(
     base : the checkpoint the others are compared with; needed for checkpoints only.  See :mod:`unmerge.files`.
         Instead of a path, each may be a dict of NumPy arrays by tensor name.
     method : "nnls" (default), "omp", "lasso", "elastic_net", "ridge", "dot" (the cosines), "bvls", "simplex", "lasso_tau",
-        "bpdn", "htp", "cosamp", "subspace_pursuit", "best_subset", "mcp", "scad", "cel0" or "lq".
-    alpha : for lasso, elastic_net, mcp, scad, cel0 and lq None means 0.01 of the largest that leaves an atom in, for ridge 1e-6 times the mean ||a_j||^2; a number is used
-        as it is, in the scale of 1/2 ||Aw-y||^2.
-    l1_ratio : elastic_net, [0, 1].  k : omp, htp, cosamp, subspace_pursuit and best_subset, at most this
-        many atoms.
+        "bpdn", "basis_pursuit", "dantzig", "ols_pursuit", "matching_pursuit", "htp", "iht", "cosamp", "subspace_pursuit",
+        "best_subset", "mcp", "scad", "cel0", "lq", "group_lasso", "slope", "fused_lasso" (atoms in the order given),
+        "variational_garrote" or "sparse_bayes".
+    alpha : of every penalty, and delta of dantzig.  None means 0.01 of the largest that leaves an atom in, for ridge 1e-6 times
+        the mean ||a_j||^2; a number is used as it is, in the scale of 1/2 ||Aw-y||^2.
+    l1_ratio : [0, 1]; elastic_net and fused_lasso, default 0.5; group_lasso, default 0, above it single atoms of a group that is
+        in may be out.
+    k : omp, ols_pursuit, matching_pursuit, htp, iht, cosamp, subspace_pursuit and best_subset, at most this many atoms.
     lower, upper : bvls and simplex, of every weight; None = no bound (simplex: >= 0).  total : simplex, what the weights sum to.
     tau : lasso_tau, what their sizes sum to at most.  sigma : bpdn, the residual to reach as a fraction of ||target||.
+    gamma : mcp > 1, scad > 2, variational_garrote.  q : lq; slope, the level of its Benjamini-Hochberg weights, default 0.1.
+    effective : variational_garrote and sparse_bayes, how many independent entries the data are worth; default all.
+    groups : group_lasso, a dict from the name of every atom to its group, or to a list of groups.  group_by : instead, a regular
+        expression: atoms belong together whose names give the same first parenthesis, or match.
     compress : keep only about this many entries, the largest over the atoms in each module (999936 in the paper).
     threshold : an atom is ``present`` when its weight is larger than this in size (0.01, as in the paper).
     verify : recompute the certificate from the data, in one more pass.
@@ -111,12 +104,16 @@ def decompose(
     """
     began = time.monotonic()
     choice(method, "method", {name: 0 for name in METHODS})
-    if verify and method in PENALISED and method != "cel0":
-        raise bad_range(f"verify is True, but the penalty of {method} is none that a certificate from the data knows")
+    row = ANSWERS[method]
+    if verify and row.problem is None and method not in UNCHECKED:
+        raise bad_range(f"verify is True, but {method} is not a problem that a certificate from the data knows")
+    if method != "group_lasso" and not (groups is None and group_by is None):
+        raise bad_range(f"{'group_by' if groups is None else 'groups'} is given, but {method} knows no groups")
     cut = real(threshold, "threshold")
     if not cut >= 0:
         raise bad_range(f"threshold is {cut}; it must be >= 0")
     paths = _named(atoms)
+    together = groups_by_name(list(paths), groups, group_by)
     sources = {name: read(model, name) for name, model in paths.items()}
     below = _base(base)
     problem = assemble(below, sources, read(target, "target"))
@@ -142,11 +139,15 @@ def decompose(
             **common,
         )
         run = {"tol": tol, "max_iter": max_iter, "deadline": left(), "seed": seed, **common}
-        limits = {"lower": lower, "upper": upper, "total": total, "tau": tau, "sigma": sigma}
-        coef, report, options = _answer(gram, method, alpha, l1_ratio, k, limits, run)
-        if verify and method not in ("dot", "simplex"):
+        asked = Asked(alpha, l1_ratio, k, lower, upper, total, tau, sigma, gamma, q, effective, together)
+        coef, report, options = row.answer(gram, asked, run)
+        if verify and row.problem is not None:
             run["deadline"] = left()
-            report = _certificate(problem, coef, method, options, report.multiplier, kept, run)
+            checked = row.problem(options, report)
+            _, report = verify_from_data(problem.atoms, problem.target, coef, mask=kept, **checked, **run)
+        if together is not None:
+            names = list(paths)
+            options = options | {"groups": {label: [names[j] for j in members] for label, members in together.items()}}
 
     present = np.abs(coef) > cut
     found = Decomposition(
@@ -197,74 +198,6 @@ def _base(base: Model | None) -> Tensors | None:
     if not isinstance(source, Tensors):
         raise bad_type(f"the base {base} is an adapter, expected a checkpoint")
     return source
-
-
-def _answer(
-    gram: Gram, method: str, alpha: float | None, l1_ratio: float, k: int, limits: dict[str, Any], run: dict[str, Any]
-) -> tuple[Coef, Report, dict[str, Any]]:
-    """Coefficients, report, and the options that were used."""
-    if method in ("lasso", "elastic_net"):
-        ratio = 1.0 if method == "lasso" else l1_ratio
-        if alpha is None:
-            alpha = RELATIVE_ALPHA * float(alpha_max(gram, l1_ratio=ratio))
-        options: dict[str, Any] = {"alpha": alpha}
-        if method == "lasso":
-            return (*lasso(gram, **options, **run), options)
-        options["l1_ratio"] = l1_ratio
-        return (*elastic_net(gram, **options, **run), options)
-    if method == "ridge":
-        if alpha is None:
-            alpha = RIDGE_ALPHA * float(np.mean(np.diag(gram.arrays().G)))
-        return (*ridge(gram, alpha=alpha, **run), {"alpha": alpha})
-    if method in PENALISED:
-        options = {"alpha": RELATIVE_ALPHA, "relative": True} if alpha is None else {"alpha": alpha}
-        return (*PENALISED[method](gram, **options, **run), options)
-    if method in SPARSE:
-        return (*SPARSE[method](gram, k=k, **run), {"k": k})
-    if method == "dot":
-        return (*dot(gram, variant="cosine", **run), {"variant": "cosine"})
-    if method == "bvls":
-        options = {name: limits[name] for name in ("lower", "upper")}
-        return (*bvls(gram, **options, **run), options)
-    if method == "simplex":
-        options = {"lower": 0.0 if limits["lower"] is None else limits["lower"], "upper": limits["upper"], "total": limits["total"]}
-        return (*simplex(gram, **options, **run), options)
-    if method == "lasso_tau":
-        return (*lasso_tau(gram, tau=_given(limits, "tau"), **run), {"tau": limits["tau"]})
-    if method == "bpdn":
-        return (*bpdn(gram, sigma=_given(limits, "sigma"), relative=True, **run), {"sigma": limits["sigma"]})
-    return (*nnls(gram, **run), {})
-
-
-def _given(limits: dict[str, Any], name: str) -> float:
-    if limits[name] is None:
-        raise bad_range(f"{name} is not given; this method has no default for it")
-    return float(limits[name])
-
-
-def _certificate(
-    problem: Problem,
-    coef: Coef,
-    method: str,
-    options: dict[str, Any],
-    multiplier: float,
-    kept: Mask | None,
-    run: dict[str, Any],
-) -> Report:
-    """The report recomputed from the data; counts that only the method knows are those of the method."""
-    asked: dict[str, Any] = {"mask": kept}
-    if method in ("lasso", "elastic_net"):
-        asked |= {"alpha": options["alpha"], "l1_ratio": options.get("l1_ratio", 1.0)}
-    elif method == "ridge":
-        asked |= {"alpha": options["alpha"], "l1_ratio": 0.0}
-    elif method in ("lasso_tau", "bpdn"):  # the LASSO with the same answer
-        asked |= {"alpha": multiplier}
-    elif method == "bvls":
-        asked |= options
-    else:
-        asked |= {"positive": method == "nnls", "support_only": method in SPARSE or method == "cel0"}
-    _, report = verify_from_data(problem.atoms, problem.target, coef, **asked, **run)
-    return report  # type: ignore[no-any-return]
 
 
 def _atoms(
