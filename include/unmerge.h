@@ -491,9 +491,16 @@ unmerge_status unmerge_basis_pursuit(const unmerge_gram *gram, const unmerge_bas
  * empty group is ignored.  An atom in several groups is split: w_j is the sum of one latent coefficient per membership, and
  * the penalties are of the latent coefficients, so that the support is a union of groups (Jacob, Obozinski & Vert 2009).
  *
+ * group_norm = UNMERGE_GROUP_NORM_PREDICTION has ||A_g w_g|| in place of ||w_g|| everywhere, in the ridge too: groups are made
+ * orthonormal first, so that atoms alike, or on other scales, weigh no more (Simon & Tibshirani 2012).  Of the w_g that
+ * contribute the same it takes the shortest in units of the atoms' lengths.  For l1_ratio = 0, without w >= 0, over a Gram with
+ * all its columns (else UNMERGE_E_SHAPE), not per module.
+ *
  * Exact block steps, active groups only, then Newton on the coefficients that are in; the duality gap is free of cancellation.
  * alpha >= alpha_max gives exactly 0 on every penalised coefficient.  violation is that of a whole group, in units of its
  * longest atom; df is the trace of d(Aw)/dy (Yuan & Lin 2006; Vaiter et al. 2012). */
+#define UNMERGE_GROUP_NORM_COEFFICIENTS 0
+#define UNMERGE_GROUP_NORM_PREDICTION 1
 typedef struct unmerge_group_options {
   size_t struct_size;
   double alpha;                /* >= 0, finite; default 1; a fraction of alpha_max when relative = 1 */
@@ -510,6 +517,8 @@ typedef struct unmerge_group_options {
   int32_t warm_start;          /* 0 or 1; default 0; begins from `latent` where that is given, else from coef (an atom in
                                   several groups: all of it in the first) */
   int32_t reserved;
+  int32_t group_norm;          /* UNMERGE_GROUP_NORM_...; default COEFFICIENTS */
+  int32_t reserved2;
 } unmerge_group_options;
 unmerge_status unmerge_group_options_init(unmerge_group_options *options, size_t size);
 

@@ -17,9 +17,20 @@ protocol GramForm: Sendable {
   func correlation(_ t: Int) -> UnsafePointer<Double>
   /// Column i of Ĝ over the rows of its part.
   func column(_ i: Int) -> UnsafePointer<Double>
+  /// Coefficients the caller has, and those that a coefficient `value` of column i comes to.
+  var rows: Int { get }
+  func forEachRow(
+    _ i: Int, _ member: Int, _ value: Double, _ body: (_ row: Int, _ member: Int, _ value: Double) -> Void)
 }
 
 extension GramForm {
+  var rows: Int { count }
+  func forEachRow(
+    _ i: Int, _ member: Int, _ value: Double, _ body: (_ row: Int, _ member: Int, _ value: Double) -> Void
+  ) {
+    body(i, member, value)
+  }
+
   @inline(__always)
   func part(_ i: Int) -> Int { i / height }
 

@@ -12,7 +12,8 @@ import UnmergeLinalg
 //
 //     minimise  ½‖Aw − y‖² + α [ l1_ratio Σ π_j |w_j| + (1 − l1_ratio) Σ_g ω_g ‖w_g‖₂ ] + ridge/2 Σ_g r_g ‖w_g‖²,
 //
-// optionally w ≥ 0, for one w over the whole target or one per module. `GroupSpace` has the coordinates, `GroupSolver` the
+// optionally w ≥ 0, for one w over the whole target or one per module; with ‖A_g w_g‖ in place of ‖w_g‖ if asked for, see
+// `PredictionForm`. `GroupSpace` has the coordinates, `GroupSolver` the
 // algorithm and the certificate. Where nothing but single coefficients is left (α = 0, l1_ratio = 1, groups of one) over one
 // Gram, the problem is a `Quadratic` and `ActiveSet` solves it.
 //
@@ -26,6 +27,15 @@ struct GroupLasso: Sendable {
   var ridge: Double
   var isRelative = false
   var positive = false
+  /// ‖A_g w_g‖ in place of ‖w_g‖
+  var isPrediction = false
+
+  /// The same problem in the columns of `form`.
+  func over(_ form: PredictionForm) -> GroupLasso {
+    var lasso = self
+    lasso.groups = form.groups
+    return lasso
+  }
 
   func space<Form: GramForm>(_ form: Form, norms: Bool) throws(UnmergeError) -> GroupSpace<Form> {
     try GroupSpace(
@@ -33,10 +43,10 @@ struct GroupLasso: Sendable {
   }
 
   func answer<Form: GramForm>(
-    _ form: Form, start: GroupStart?, _ watch: Watch
+    _ form: Form, members: Int, start: GroupStart?, _ watch: Watch
   ) throws(UnmergeError) -> GroupAnswers {
     let gram = form.gram
-    let answers = try GroupAnswers(rows: form.count, members: groups.members.count, columns: gram.targets)
+    let answers = try GroupAnswers(rows: form.rows, members: members, columns: gram.targets)
     let penalised = try space(form, norms: alpha > 0)
     try eachTarget(gram, watch) { t throws(UnmergeError) in
       guard gram.targetNorms[t] > 0 else { return answers.set(t, empty: gram, target: t, watch) }
@@ -49,12 +59,12 @@ struct GroupLasso: Sendable {
     return answers
   }
 
-  func path(
-    _ form: DenseForm, target: Int, _ alphas: Buffer<Double>, _ watch: Watch
+  func path<Form: GramForm>(
+    _ form: Form, target: Int, _ alphas: Buffer<Double>, _ watch: Watch
   ) throws(UnmergeError) -> GroupAnswers {
     let gram = form.gram
     let count = alphas.count
-    let answers = try GroupAnswers(rows: form.count, members: 0, columns: count)
+    let answers = try GroupAnswers(rows: form.rows, members: 0, columns: count)
     let order: Buffer<Int> = try allocate(count)
     for i in 0..<count { order[i] = i }
     var descending = UnsafeMutableBufferPointer(start: order.pointer, count: count)
@@ -246,6 +256,14 @@ struct GroupStart: @unchecked Sendable {
     self.latent = copy
   }
 
+  /// One number per column, none of them shared.
+  init(_ numbers: Buffer<Double>, rows: Int) throws(UnmergeError) {
+    (self.numbers, self.rows, members) = (numbers, rows, 0)
+    latent = nil
+    first = try allocate(rows)
+    for j in 0..<rows { first[j] = j }
+  }
+
   func value(column: Int, member: Int, target: Int) -> Double {
     if member >= 0 {
       if let latent { return latent[target * members + member] }
@@ -282,9 +300,11 @@ final class GroupAnswers: @unchecked Sendable {
   ) {
     let w = coef.pointer + column * rows
     // Before the first sum every coefficient is 0; adding to it is exact.
-    solver.forEachCoefficient { j, k, value in
-      w[j] += value
-      if k >= 0, members > 0 { latent[column * members + k] = value }
+    solver.forEachCoefficient { i, member, u in
+      solver.space.form.forEachRow(i, member, u) { j, k, value in
+        w[j] += value
+        if k >= 0, members > 0 { latent[column * members + k] += value }
+      }
     }
     var nonzeros = 0
     for j in 0..<rows where w[j] != 0 { nonzeros += 1 }
@@ -349,12 +369,23 @@ private func groupLasso(
   try checkFlag(o.positive, "options->positive")
   try checkFlag(o.warm_start, "options->warm_start")
   try checkReserved(o.reserved, "options->reserved")
+  try checkReserved(o.reserved2, "options->reserved2")
+  guard UNMERGE_GROUP_NORM_COEFFICIENTS...UNMERGE_GROUP_NORM_PREDICTION ~= o.group_norm else {
+    throw .range("options->group_norm is \(o.group_norm); it must be UNMERGE_GROUP_NORM_COEFFICIENTS or _PREDICTION")
+  }
+  let isPrediction = o.group_norm == UNMERGE_GROUP_NORM_PREDICTION
+  if isPrediction, o.l1_ratio > 0 {
+    throw .range("options->l1_ratio is \(o.l1_ratio); with UNMERGE_GROUP_NORM_PREDICTION it must be 0")
+  }
+  if isPrediction, o.positive == 1 {
+    throw .range("options->positive is 1; with UNMERGE_GROUP_NORM_PREDICTION it must be 0")
+  }
   var groups = try Groups(o.offsets, o.members, count: o.n_groups, columns: columns, period: period)
   groups.weights = try copyWeights(o.group_weights, groups.count, "options->group_weights")
   groups.ridgeWeights = try copyWeights(o.ridge_weights, groups.count, "options->ridge_weights")
   return GroupLasso(
     groups: groups, alpha: o.alpha, l1Ratio: o.l1_ratio, weights: try copyWeights(o.weights, columns), ridge: o.ridge,
-    isRelative: o.relative == 1, positive: o.positive == 1)
+    isRelative: o.relative == 1, positive: o.positive == 1, isPrediction: isPrediction)
 }
 
 private func answer<Form: GramForm>(
@@ -373,7 +404,17 @@ private func answer<Form: GramForm>(
   let start =
     o.warm_start == 1
     ? try GroupStart(output, latentOutput, lasso.groups, rows: form.count, targets: gram.targets) : nil
-  try lasso.answer(form, start: start, watch).deliver(output, latentOutput, reports)
+  let members = lasso.groups.members.count
+  if lasso.isPrediction {
+    guard form is DenseForm else {
+      throw .range("options->group_norm is UNMERGE_GROUP_NORM_PREDICTION, which unmerge_group_lasso_modules does not have")
+    }
+    let standard = try PredictionForm(gram, lasso.groups)
+    let begin = try start.map { (s: GroupStart) throws(UnmergeError) in try standard.start(s) }
+    return try lasso.over(standard).answer(standard, members: members, start: begin, watch)
+      .deliver(output, latentOutput, reports)
+  }
+  try lasso.answer(form, members: members, start: start, watch).deliver(output, latentOutput, reports)
 }
 
 @_cdecl("unmerge_group_lasso") @implementation
@@ -408,9 +449,17 @@ public func unmerge_group_alpha_max(
     let lasso = try groupLasso(try read(options, "options"), columns: gram.atoms, period: gram.atoms)
     guard let alpha_max else { throw .null("alpha_max") }
     let watch = try Watch(run)
-    let space = try lasso.space(DenseForm(gram: gram), norms: true)
     let result: Buffer<Double> = try allocate(gram.targets)
-    try eachTarget(gram, watch) { t throws(UnmergeError) in result[t] = try groupAlphaMax(space, target: t, watch) }
+    func find<Form: GramForm>(_ form: Form, _ lasso: GroupLasso) throws(UnmergeError) {
+      let space = try lasso.space(form, norms: true)
+      try eachTarget(gram, watch) { t throws(UnmergeError) in result[t] = try groupAlphaMax(space, target: t, watch) }
+    }
+    if lasso.isPrediction {
+      let form = try PredictionForm(gram, lasso.groups)
+      try find(form, lasso.over(form))
+    } else {
+      try find(DenseForm(gram: gram), lasso)
+    }
     alpha_max.update(from: result.pointer, count: gram.targets)
   }
 }
@@ -445,14 +494,18 @@ public func unmerge_group_lasso_path(
         try check(grid[i], "path->alphas[\(i)]", 0...Double.greatestFiniteMagnitude, "finite and >= 0")
       }
     }
-    let form = DenseForm(gram: gram)
-    let answers = try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
+    func solve<Form: GramForm>(_ form: Form, _ lasso: GroupLasso) throws(UnmergeError) -> GroupAnswers {
       if p.alphas == nil {
         let largest = try groupAlphaMax(try lasso.space(form, norms: true), target: target, watch)
         let step = log(p.alpha_min_ratio) / Double(max(1, count - 1))
         for i in 0..<count { grid[i] = largest * exp(step * Double(i)) }
       }
       return try lasso.path(form, target: target, grid, watch)
+    }
+    let answers = try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
+      guard lasso.isPrediction else { return try solve(DenseForm(gram: gram), lasso) }
+      let form = try PredictionForm(gram, lasso.groups)
+      return try solve(form, lasso.over(form))
     }
     answers.deliver(output, nil, reports)
     alphas?.update(from: grid.pointer, count: count)

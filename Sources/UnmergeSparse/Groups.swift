@@ -11,6 +11,10 @@ struct Groups: @unchecked Sendable {
   var ridgeWeights: Buffer<Double>?
   var count: Int { offsets.count - 1 }
 
+  init(offsets: Buffer<Int>, members: Buffer<Int>, weights: Buffer<Double>?, ridgeWeights: Buffer<Double>?) {
+    (self.offsets, self.members, self.weights, self.ridgeWeights) = (offsets, members, weights, ridgeWeights)
+  }
+
   /// `columns` coefficients; without groups of the caller's those with the same remainder by `period` are one.
   init(
     _ offsets: UnsafePointer<Int64>?, _ members: UnsafePointer<Int64>?, count: Int64, columns: Int, period: Int

@@ -182,6 +182,27 @@ static void modules(void) {
   free(a), free(y);
 }
 
+/* One group of all atoms: w is least squares shortened, by what ||A w|| allows. */
+static void norm_of_the_prediction(void) {
+  problem q = make_problem(60, N, 1);
+  const int64_t all[] = {0, N};
+  int64_t every[N];
+  double w[N], least[N], latent[N], top = 0;
+  for (int j = 0; j < N; j++) every[j] = j;
+  unmerge_view v = view_f64(w, N, 1), lv = view_f64(least, N, 1), pv = view_f64(latent, N, 1);
+  unmerge_group_options o = some(0);
+  o.n_groups = 1, o.offsets = all, o.members = every, o.group_norm = UNMERGE_GROUP_NORM_PREDICTION;
+  OK(unmerge_group_alpha_max(q.gram, &o, NULL, &top, &e), e);
+  OK(unmerge_group_lasso(q.gram, &o, NULL, &lv, NULL, NULL, &e), e);
+  o.alpha = 0.25 * top;
+  OK(unmerge_group_lasso(q.gram, &o, NULL, &v, &pv, NULL, &e), e);
+  for (int j = 0; j < N; j++) {
+    CHECK(fabs(w[j] - 0.75 * least[j]) <= 1e-8 * (1 + fabs(least[j])));
+    CHECK(latent[j] == w[j]);
+  }
+  free_problem(&q);
+}
+
 static void refusals(void) {
   problem q = make_problem(50, N, 1);
   double w[N], top[1];
@@ -203,6 +224,14 @@ static void refusals(void) {
   REFUSES(UNMERGE_E_RANGE, "options->relative");
   o.reserved = 1;
   REFUSES(UNMERGE_E_VERSION, "options->reserved");
+  o.reserved2 = 1;
+  REFUSES(UNMERGE_E_VERSION, "options->reserved2");
+  o.group_norm = 2;
+  REFUSES(UNMERGE_E_RANGE, "options->group_norm");
+  o.group_norm = UNMERGE_GROUP_NORM_PREDICTION, o.l1_ratio = 0.1;
+  REFUSES(UNMERGE_E_RANGE, "options->l1_ratio");
+  o.group_norm = UNMERGE_GROUP_NORM_PREDICTION, o.positive = 1;
+  REFUSES(UNMERGE_E_RANGE, "options->positive");
   o.n_groups = -1;
   REFUSES(UNMERGE_E_RANGE, "options->n_groups");
   o.n_groups = INT64_MAX;
@@ -236,4 +265,4 @@ static void refusals(void) {
   free_problem(&q);
 }
 
-MAIN(TEST(conditions_of_optimality), TEST(overlap_and_warm_start), TEST(path), TEST(modules), TEST(refusals))
+MAIN(TEST(conditions_of_optimality), TEST(overlap_and_warm_start), TEST(path), TEST(modules), TEST(norm_of_the_prediction), TEST(refusals))

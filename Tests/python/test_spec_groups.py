@@ -12,7 +12,7 @@ import pytest
 
 import oracles
 import unmerge
-from oracles import LD, U
+from oracles import LD, U, ld
 
 try:
     import clarabel
@@ -764,3 +764,121 @@ def test_modules_are_refused_by_name() -> None:
     A = np.random.default_rng(0).standard_normal((100, 80))
     with pytest.raises(ValueError, match="on demand"):
         unmerge.group_lasso_modules(unmerge.Gram(A, A[:, 0], columns="on_demand"))
+
+
+# ---------------------------------------------------------------- the norm of what a group contributes
+
+
+def prediction_problem(seed: int) -> tuple[np.ndarray, np.ndarray, list[list[int]], np.ndarray]:
+    """Groups of one to six atoms of lengths over four decades, correlated within; some atoms in no group."""
+    rng = np.random.default_rng([seed, 31])
+    sizes = rng.integers(1, 7, int(rng.integers(1, 7)))
+    n = int(sizes.sum()) + int(rng.integers(0, 3))
+    p = int(rng.integers(n + 5, 3 * n + 30))
+    A = rng.standard_normal((p, n)) + rng.uniform(0, 2) * rng.standard_normal((p, 1))
+    A = A * 10 ** rng.uniform(-2, 2, n)
+    order = rng.permutation(n)
+    ends = np.cumsum(sizes)
+    groups = [order[end - size : end].tolist() for end, size in zip(ends, sizes)]
+    w = rng.standard_normal(n) / np.linalg.norm(A, axis=0) * np.repeat(rng.random(n) < 0.6, 1)
+    return A, A @ w + 0.3 * rng.standard_normal(p) * np.linalg.norm(A @ w) / np.sqrt(p), groups, rng.uniform(0.3, 2, len(groups))
+
+
+def test_norm_of_the_prediction() -> None:
+    """Stationarity and the gap from A itself, in extended precision: g in the group is alpha k A_g'A_g w_g / ||A_g w_g||."""
+    dense = 0
+    for seed in range(500):
+        A, y, groups, k = prediction_problem(seed)
+        weights = k if seed % 2 else np.sqrt([len(g) for g in groups])
+        rng = np.random.default_rng([seed, 32])
+        ridge = float(rng.choice([0, 0.3]))
+        options = {"groups": groups, "group_norm": "prediction", "group_weights": k if seed % 2 else None, "ridge": ridge}
+        gram = unmerge.Gram(A, y)
+        top = unmerge.group_alpha_max(gram, **options)
+        alpha = float(top * 10 ** rng.uniform(-2.5, -0.05))
+        coef, report = unmerge.group_lasso(gram, alpha=alpha, **options)
+        assert report.converged, (seed, report)
+        Al, w = ld(A), ld(coef)
+        r = ld(y) - Al @ w
+        yy = float(y @ y)
+        norms = [np.sqrt(((Al[:, g] @ w[g]) ** 2).sum()) for g in groups]
+        objective = r @ r / 2 + alpha * sum(a * b for a, b in zip(weights, norms)) + ridge / 2 * sum(b * b for b in norms)
+        assert abs(report.objective - objective) <= 1e-11 * yy
+        # The dual point: ||P_g r|| <= alpha k_g with P_g the projector on the span of the group.
+        for g, weight, norm in zip(groups, weights, norms):
+            Q, _ = np.linalg.qr(A[:, g])
+            z = Q.T @ (r.astype(float) - ridge * A[:, g] @ coef[g])
+            assert np.linalg.norm(z) <= alpha * weight * (1 + 1e-6) + 1e-9 * np.sqrt(yy), seed
+            if norm > 0:
+                u = Q.T @ (A[:, g] @ coef[g])
+                assert np.abs(z - alpha * weight * u / np.linalg.norm(u)).max() <= 1e-6 * np.sqrt(yy), seed
+                dense += 1
+        free = sorted(set(range(A.shape[1])) - set(sum(groups, [])))
+        assert np.abs(A[:, free].T @ r.astype(float) / np.linalg.norm(A[:, free], axis=0)).max(initial=0) <= 1e-7 * np.sqrt(yy)
+        assert not unmerge.group_lasso(gram, alpha=top, **options)[0][sum(groups, [])].any()
+    assert dense > 500
+
+
+def test_norm_of_the_prediction_knows_no_basis() -> None:
+    """Orthonormal groups: the two norms agree.  A change of basis within a group changes the coefficients, not the fit."""
+    for seed in range(20):
+        A, y, groups, _ = prediction_problem(seed)
+        rng = np.random.default_rng([seed, 33])
+        Q = A.copy()
+        for g in groups:
+            Q[:, g] = np.linalg.qr(A[:, g])[0]
+        options = {"groups": groups, "alpha": 0.2, "relative": True}
+        plain, one = unmerge.group_lasso((Q, y), **options)
+        same, two = unmerge.group_lasso((Q, y), group_norm="prediction", **options)
+        assert np.abs(plain - same).max() <= 1e-7 * np.abs(plain).max(initial=1e-300) and two.objective == pytest.approx(one.objective)
+        assert two.df == pytest.approx(one.df, rel=1e-6, abs=1e-9, nan_ok=True)
+        coef, report = unmerge.group_lasso((A, y), group_norm="prediction", **options)
+        mixed = A.copy()
+        for g in groups:
+            mixed[:, g] = A[:, g] @ (rng.standard_normal((len(g), len(g))) + 3 * np.eye(len(g)))
+        other, again = unmerge.group_lasso((mixed, y), group_norm="prediction", **options)
+        assert np.linalg.norm(A @ coef - mixed @ other) <= 1e-6 * np.linalg.norm(y)
+        assert again.objective == pytest.approx(report.objective, rel=1e-8) and again.df == pytest.approx(report.df, rel=1e-5, nan_ok=True)
+
+
+def test_norm_of_the_prediction_where_atoms_depend_or_are_shared() -> None:
+    rng = np.random.default_rng(5)
+    A = rng.standard_normal((60, 5))
+    y = A[:, :2] @ [1.0, -1.0] + 0.1 * rng.standard_normal(60)
+    options = {"alpha": 0.1, "relative": True, "group_norm": "prediction"}
+    single, _ = unmerge.group_lasso((A, y), groups=[[0, 1], [2, 3], [4]], group_weights=[1, 1, 1], **options)
+    twice = np.column_stack([A, A[:, 0], np.zeros(60)])
+    coef, report = unmerge.group_lasso((twice, y), groups=[[0, 1, 5, 6], [2, 3], [4]], group_weights=[1, 1, 1], **options)
+    assert report.converged and "zero_atom" in report.flags and coef[6] == 0
+    assert np.allclose(twice @ coef, A @ single, atol=1e-9) and coef[0] == pytest.approx(coef[5], abs=1e-10)
+    shared, report, latent = unmerge.group_lasso((A, y), groups=[[0, 1], [1, 2]], latent=True, **options)
+    assert report.converged and latent.shape == (4,) and shared[1] == pytest.approx(latent[1] + latent[2], abs=1e-14)
+    again, _ = unmerge.group_lasso((A, y), groups=[[0, 1], [1, 2]], start=latent, **options)
+    assert np.allclose(again, shared, atol=1e-10)
+    frozen, _ = unmerge.group_lasso((A, y), groups=[[0, 1], [2, 3]], start=single, max_iter=0, **options)
+    assert np.allclose(frozen, single, atol=1e-13)
+    alphas, coefs, reports = unmerge.group_lasso_path((A, y), groups=[[0, 1], [2, 3]], group_norm="prediction", n_alphas=5)
+    for alpha, coef in zip(alphas, coefs.T):
+        direct, _ = unmerge.group_lasso((A, y), groups=[[0, 1], [2, 3]], group_norm="prediction", alpha=float(alpha))
+        assert np.allclose(coef, direct, atol=1e-8)
+    Y = np.column_stack([y, A[:, 2], 0 * y])
+    both, reports = unmerge.group_lasso((A, Y), groups=[[0, 1], [2, 3]], group_norm="prediction", alpha=1.0)
+    assert np.allclose(both[:, 0], unmerge.group_lasso((A, y), groups=[[0, 1], [2, 3]], group_norm="prediction", alpha=1.0)[0])
+    assert not both[:, 2].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"l1_ratio": 0.5}, "options->l1_ratio is 0.5; with UNMERGE_GROUP_NORM_PREDICTION it must be 0"),
+        ({"positive": True}, "options->positive is 1; with UNMERGE_GROUP_NORM_PREDICTION"),
+        ({"group_norm": "length"}, "group_norm"),
+    ],
+)
+def test_norm_of_the_prediction_refuses(change: dict[str, Any], sentence: str) -> None:
+    A = np.eye(4)[:, :2]
+    with pytest.raises(ValueError, match=sentence):
+        unmerge.group_lasso((A, np.ones(4)), **({"groups": [[0, 1]], "group_norm": "prediction"} | change))
+    lazy = unmerge.Gram(A, np.ones(4), columns="on_demand")
+    with pytest.raises(ValueError, match="columns on demand"):
+        unmerge.group_lasso(lazy, groups=[[0, 1]], group_norm="prediction")

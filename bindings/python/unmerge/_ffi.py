@@ -53,6 +53,8 @@ UNMERGE_DOT_RAW = 0
 UNMERGE_DOT_COSINE = 1
 UNMERGE_DOT_PROJECTION = 2
 UNMERGE_DOT_JOINT = 3
+UNMERGE_GROUP_NORM_COEFFICIENTS = 0
+UNMERGE_GROUP_NORM_PREDICTION = 1
 UNMERGE_TOOL_SKLEARN = 1
 UNMERGE_TOOL_RIDGE = 2
 UNMERGE_TOOL_GLMNET = 3
@@ -551,6 +553,8 @@ class unmerge_group_options(ctypes.Structure):
     positive: int
     warm_start: int
     reserved: int
+    group_norm: int
+    reserved2: int
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
         ("alpha", ctypes.c_double),
@@ -566,6 +570,8 @@ class unmerge_group_options(ctypes.Structure):
         ("positive", ctypes.c_int32),
         ("warm_start", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
+        ("group_norm", ctypes.c_int32),
+        ("reserved2", ctypes.c_int32),
     ]
 
 
@@ -3365,7 +3371,7 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
         },
     ),
     "unmerge_group_options": (
-        96,
+        104,
         {
             "struct_size": 0,
             "alpha": 8,
@@ -3381,6 +3387,8 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "positive": 84,
             "warm_start": 88,
             "reserved": 92,
+            "group_norm": 96,
+            "reserved2": 100,
         },
     ),
     "unmerge_group_path_options": (

@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterable
 from itertools import chain
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +25,24 @@ import numpy.typing as npt
 from . import _ffi
 from ._arrays import doubles, integers, numbers, output
 from ._library import prepared
-from ._options import boolean, integer, real
+from ._options import boolean, choice, integer, real
 from ._run import ProgressOption, Run
 from .errors import bad_range, bad_shape, bad_type
-from .gram import Gram
+from .gram import Columns, Gram
 from .methods import Coef, Data, Reports, _gram, _seconds
 from .report import Report, from_c, report_array
+
+
+GroupNorm = Literal["coefficients", "prediction"]
+GROUP_NORMS = {
+    "coefficients": _ffi.UNMERGE_GROUP_NORM_COEFFICIENTS,
+    "prediction": _ffi.UNMERGE_GROUP_NORM_PREDICTION,
+}
+
+
+def _columns(group_norm: str) -> Columns:
+    """Of the Gram of arrays."""
+    return "all" if group_norm == "prediction" else "on_demand"
 
 
 def group_lasso(
@@ -45,6 +57,7 @@ def group_lasso(
     ridge_weights: Any = None,
     relative: bool = False,
     positive: bool = False,
+    group_norm: GroupNorm = "coefficients",
     start: Any = None,
     latent: bool = False,
     tol: float = 1e-10,
@@ -59,13 +72,15 @@ def group_lasso(
     Gives ``(coef, report)``, with ``latent`` ``(coef, report, latent)``: N numbers (N x T for a p x T target), one per
     membership.  alpha >= 0; with ``relative`` a fraction of :func:`group_alpha_max`, from which on the answer is exactly 0.
     groups: labels of shape (n,) or lists of atoms.  start: coefficients to begin with, as coef or as latent.
+    group_norm: "prediction" has ||A_g w_g|| in place of ||w_g||, in the ridge too; for l1_ratio 0, without positive, over a
+    Gram with all its columns (Simon & Tibshirani 2012).
     Exact block steps, active groups, Newton; the duality gap is free of cancellation; ``report.df`` is the trace of d(Aw)/dy.
     Yuan & Lin 2006; Simon, Friedman, Hastie & Tibshirani 2013.
     """
     with Run(tol=tol, max_iter=max_iter, deadline=deadline, threads=threads, seed=seed, progress=progress) as run:
-        gram = _gram(data, run, "on_demand")
+        gram = _gram(data, run, _columns(group_norm))
         penalty = _Penalty(
-            gram.atoms, groups, alpha, l1_ratio, group_weights, weights, ridge, ridge_weights, relative, positive
+            gram.atoms, groups, alpha, l1_ratio, group_weights, weights, ridge, ridge_weights, relative, positive, group_norm
         )
         return _solve("group_lasso", gram, penalty, run, start, latent, modules=None)
 
@@ -141,6 +156,7 @@ def group_lasso_path(
     ridge: float = 0.0,
     ridge_weights: Any = None,
     positive: bool = False,
+    group_norm: GroupNorm = "coefficients",
     target: int = 0,
     tol: float = 1e-10,
     max_iter: int = 10000,
@@ -160,7 +176,7 @@ def group_lasso_path(
         if not 1 <= count <= 10_000_000:  # before n x n_alphas numbers are allocated here
             raise bad_range(f"n_alphas is {count}; it must be between 1 and 10000000")
         penalty = _Penalty(
-            gram.atoms, groups, 1.0, l1_ratio, group_weights, weights, ridge, ridge_weights, False, positive
+            gram.atoms, groups, 1.0, l1_ratio, group_weights, weights, ridge, ridge_weights, False, positive, group_norm
         )
         path = prepared(
             _ffi.unmerge_group_path_options,
@@ -189,12 +205,13 @@ def group_alpha_max(
     ridge: float = 0.0,
     ridge_weights: Any = None,
     positive: bool = False,
+    group_norm: GroupNorm = "coefficients",
 ) -> Union[float, npt.NDArray[np.float64]]:
     """The smallest alpha whose answer is 0 on every penalised coefficient: a number, or one per target."""
     with Run() as run:
-        gram = _gram(data, run, "on_demand")
+        gram = _gram(data, run, _columns(group_norm))
         penalty = _Penalty(
-            gram.atoms, groups, 1.0, l1_ratio, group_weights, weights, ridge, ridge_weights, False, positive
+            gram.atoms, groups, 1.0, l1_ratio, group_weights, weights, ridge, ridge_weights, False, positive, group_norm
         )
         found = np.zeros(gram.targets)
         run.call(
@@ -229,6 +246,7 @@ class _Penalty:
         ridge_weights: Any,
         relative: bool,
         positive: bool,
+        group_norm: GroupNorm = "coefficients",
     ) -> None:
         self.offsets, self.members = _members(groups, count)
         n_groups = len(self.offsets) - 1
@@ -248,6 +266,7 @@ class _Penalty:
             n_groups=n_groups,
             relative=boolean(relative, "relative"),
             positive=boolean(positive, "positive"),
+            group_norm=choice(group_norm, "group_norm", GROUP_NORMS),
         )
         self.options.offsets = integers(self.offsets)
         self.options.members = integers(self.members)
