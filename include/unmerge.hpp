@@ -177,6 +177,12 @@ using path_options = detail::initialised<unmerge_path_options, unmerge_path_opti
 using group_options = detail::initialised<unmerge_group_options, unmerge_group_options_init>; // arrays are borrowed
 using group_path_options = detail::initialised<unmerge_group_path_options, unmerge_group_path_options_init>;
 using nnls_options = detail::initialised<unmerge_nnls_options, unmerge_nnls_options_init>;
+using bvls_options = detail::initialised<unmerge_bvls_options, unmerge_bvls_options_init>; // bounds are borrowed
+using simplex_options = detail::initialised<unmerge_simplex_options, unmerge_simplex_options_init>;
+using lasso_tau_options = detail::initialised<unmerge_lasso_tau_options, unmerge_lasso_tau_options_init>;
+using bpdn_options = detail::initialised<unmerge_bpdn_options, unmerge_bpdn_options_init>;
+using basis_pursuit_options = detail::initialised<unmerge_basis_pursuit_options, unmerge_basis_pursuit_options_init>;
+using dantzig_options = detail::initialised<unmerge_dantzig_options, unmerge_dantzig_options_init>;
 using omp_options = detail::initialised<unmerge_omp_options, unmerge_omp_options_init>;
 using pursuit_options = detail::initialised<unmerge_pursuit_options, unmerge_pursuit_options_init>;
 using thresholding_options = detail::initialised<unmerge_thresholding_options, unmerge_thresholding_options_init>;
@@ -502,6 +508,11 @@ struct result {
   const unmerge_report &report(std::int64_t column = 0) const { return reports.at(detail::size(column)); }
 };
 
+// multiplier: of the constraint, one per target.
+struct constrained_result : result {
+  std::vector<double> multiplier;
+};
+
 struct path_result : result {
   std::vector<double> alphas; // in the order of the columns
 };
@@ -550,6 +561,23 @@ template <class Options> void solve(method<Options> f, result &answer, const Gra
   });
 }
 
+template <class Options>
+using constrained_method = unmerge_status (*)(const unmerge_gram *, const Options *, const unmerge_run *, const unmerge_view *,
+                                              double *, unmerge_report *, unmerge_error *);
+
+template <class Options>
+constrained_result solve_constrained(constrained_method<Options> f, const Gram &gram, const Options &options, const run &r) {
+  const unmerge_gram_info i = gram.info();
+  constrained_result answer;
+  shape(answer, i.atoms, i.targets);
+  answer.multiplier.resize(size(i.targets));
+  const view_type coef = view(answer.coef.data(), answer.atoms, answer.columns);
+  call(r, [&](const unmerge_run *c, unmerge_error *e) {
+    return f(gram.get(), &options, c, &coef, answer.multiplier.data(), answer.reports.data(), e);
+  });
+  return answer;
+}
+
 inline result empty_result(const Gram &gram) {
   const unmerge_gram_info i = gram.info();
   result answer;
@@ -590,6 +618,36 @@ inline result nnls(const Gram &gram, const nnls_options &options = {}, const run
   return answer;
 }
 
+inline result bvls(const Gram &gram, const bvls_options &options = {}, const run &r = {}, span<const double> warm = {}) {
+  result answer = detail::empty_result(gram);
+  detail::solve<unmerge_bvls_options>(unmerge_bvls, answer, gram, detail::start(answer, options, warm), r);
+  return answer;
+}
+
+inline constrained_result simplex(const Gram &gram, const simplex_options &options = {}, const run &r = {}) {
+  return detail::solve_constrained<unmerge_simplex_options>(unmerge_simplex, gram, options, r);
+}
+
+inline constrained_result lasso_tau(const Gram &gram, const lasso_tau_options &options = {}, const run &r = {}) {
+  return detail::solve_constrained<unmerge_lasso_tau_options>(unmerge_lasso_tau, gram, options, r);
+}
+
+inline constrained_result bpdn(const Gram &gram, const bpdn_options &options = {}, const run &r = {}) {
+  return detail::solve_constrained<unmerge_bpdn_options>(unmerge_bpdn, gram, options, r);
+}
+
+inline result basis_pursuit(const Gram &gram, const basis_pursuit_options &options = {}, const run &r = {}) {
+  result answer = detail::empty_result(gram);
+  detail::solve<unmerge_basis_pursuit_options>(unmerge_basis_pursuit, answer, gram, options, r);
+  return answer;
+}
+
+inline result dantzig(const Gram &gram, const dantzig_options &options = {}, const run &r = {}) {
+  result answer = detail::empty_result(gram);
+  detail::solve<unmerge_dantzig_options>(unmerge_dantzig, answer, gram, options, r);
+  return answer;
+}
+
 // The smallest alpha that gives zero, for each target.
 inline std::vector<double> alpha_max(const Gram &gram, double l1_ratio = 1, bool positive = false,
                                      span<const double> weights = {}) {
@@ -621,6 +679,15 @@ inline result group_lasso(const Gram &gram, const group_options &options = {}, c
     return unmerge_group_lasso(gram.get(), &o, c, &coef, nullptr, answer.reports.data(), e);
   });
   return answer;
+}
+
+// The smallest alpha whose group LASSO is zero on all that is penalised, for each target.
+inline std::vector<double> group_alpha_max(const Gram &gram, const group_options &options = {}, const run &r = {}) {
+  std::vector<double> alphas(detail::size(gram.targets()));
+  detail::call(r, [&](const unmerge_run *c, unmerge_error *e) {
+    return unmerge_group_alpha_max(gram.get(), &options, c, alphas.data(), e);
+  });
+  return alphas;
 }
 
 inline path_result group_lasso_path(const Gram &gram, const group_options &options = {}, const group_path_options &path = {},

@@ -195,6 +195,59 @@ void methods() {
   CHECK(std::string(unmerge::outcome_name(w.report().outcome)) == "converged");
 }
 
+void constraints() {
+  const data d;
+  const unmerge::Gram g = d.gram();
+  unmerge::ridge_options plain;
+  plain.alpha = 0;
+  const unmerge::result least = unmerge::ridge(g, plain);
+  std::vector<double> lower(n, -1.0), upper(n, 0.4);
+  unmerge::bvls_options box;
+  box.lower = lower.data(), box.upper = upper.data();
+  const unmerge::result inside = unmerge::bvls(g, box);
+  CHECK(inside(0) == 0.4 && inside(5) == 0.4 && inside(1) > -1 && inside.report().outcome == UNMERGE_CONVERGED);
+  CHECK(unmerge::bvls(g, box, {}, inside.coef).coef == inside.coef);
+  unmerge::simplex_options mixture;
+  mixture.total = 3.5;
+  const unmerge::constrained_result shares = unmerge::simplex(g, mixture);
+  CHECK(close(std::accumulate(shares.coef.begin(), shares.coef.end(), 0.0), 3.5, 1e-12) && shares.multiplier.size() == 1);
+  unmerge::lasso_tau_options budget;
+  budget.tau = 2;
+  const unmerge::constrained_result held = unmerge::lasso_tau(g, budget);
+  double norm = 0;
+  for (double x : held.coef) norm += std::fabs(x);
+  CHECK(close(norm, 2, 1e-12) && held.multiplier.at(0) > 0);
+  unmerge::lasso_options same; // the LASSO at the multiplier
+  same.alpha = held.multiplier[0];
+  const unmerge::result penalised = unmerge::lasso(g, same);
+  for (std::int64_t j = 0; j < n; j++) CHECK(close(held(j), penalised(j), 1e-8));
+  unmerge::bpdn_options noise;
+  noise.sigma = std::sqrt(held.report().rss);
+  const unmerge::constrained_result again = unmerge::bpdn(g, noise);
+  for (std::int64_t j = 0; j < n; j++) CHECK(close(held(j), again(j), 1e-8));
+  noise.sigma = 0.1 * std::sqrt(least.report().rss);
+  REFUSES(UNMERGE_E_INFEASIBLE, "sigma", unmerge::bpdn(g, noise));
+  const unmerge::result shortest = unmerge::basis_pursuit(g);
+  unmerge::dantzig_options selector;
+  selector.delta = 0;
+  const unmerge::result limit = unmerge::dantzig(g, selector);
+  for (std::int64_t j = 0; j < n; j++) CHECK(close(shortest(j), least(j), 1e-9) && close(limit(j), least(j), 1e-8));
+  selector.delta = 1, selector.relative = 1;
+  CHECK(unmerge::dantzig(g, selector).report().nonzeros == 0);
+  const std::int64_t offsets[] = {0, 2, 6}, members[] = {0, 1, 2, 3, 4, 5};
+  unmerge::group_options groups;
+  groups.n_groups = 2, groups.offsets = offsets, groups.members = members, groups.group_norm = UNMERGE_GROUP_NORM_PREDICTION;
+  groups.alpha = unmerge::group_alpha_max(g, groups).at(0);
+  CHECK(unmerge::group_lasso(g, groups).report().nonzeros == 0);
+  groups.alpha *= 0.5;
+  CHECK(unmerge::group_lasso(g, groups).report().nonzeros >= 2);
+  budget.tau = -1;
+  REFUSES(UNMERGE_E_RANGE, "tau", unmerge::lasso_tau(g, budget));
+  upper.assign(n, 0.1);
+  mixture.upper = upper.data();
+  REFUSES(UNMERGE_E_INFEASIBLE, "", unmerge::simplex(g, mixture));
+}
+
 void operators_and_masks() {
   const std::vector<float> values(12, 2.0f), base(12, 1.5f);
   const std::vector<float> b{1, 2, 3, 4}, a{1, 1, 2};
@@ -412,7 +465,7 @@ int main() {
   const struct {
     const char *name;
     void (*run)();
-  } tests[] = {{"ownership", ownership},       {"errors", errors},   {"methods", methods},
+  } tests[] = {{"ownership", ownership},       {"errors", errors},   {"methods", methods},     {"constraints", constraints},
                {"operators_and_masks", operators_and_masks},         {"grams", grams},
                {"recipes", recipes},           {"attributions", attributions},
                {"callbacks", callbacks},       {"spans", spans}};
