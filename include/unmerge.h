@@ -1538,7 +1538,9 @@ unmerge_status unmerge_consensus_step(const unmerge_gram *gram, double rho, cons
 /* ---------------------------------------------------------------- verify and refine: from the data, not from the Gram
  *
  * The problem the coefficients are an answer to: alpha, l1_ratio, weights, positive as in the elastic net (alpha = 0: least
- * squares, with positive = 1: NNLS; l1_ratio = 0: ridge).  support_only = 1: least squares on the non-zero coefficients (OMP). */
+ * squares, with positive = 1: NNLS; l1_ratio = 0: ridge).  support_only = 1: least squares on the non-zero coefficients (OMP).
+ * With `groups` the penalties are those of unmerge_group_lasso, alpha, l1_ratio, weights and positive included, and nothing else
+ * but the mask may be set here; for unmerge_verify, groups that do not overlap, relative = 0 and UNMERGE_GROUP_NORM_COEFFICIENTS. */
 typedef struct unmerge_problem {
   size_t struct_size;
   double alpha;         /* >= 0; default 0 */
@@ -1549,6 +1551,7 @@ typedef struct unmerge_problem {
   const unmerge_mask *mask; /* NULL = all entries */
   const double *lower;  /* n bounds, as for the LASSO; NULL = none */
   const double *upper;
+  const unmerge_group_options *groups; /* NULL = none */
 } unmerge_problem;
 unmerge_status unmerge_problem_init(unmerge_problem *problem, size_t size);
 

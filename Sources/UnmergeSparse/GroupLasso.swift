@@ -359,7 +359,7 @@ public func unmerge_group_path_options_init(
 }
 
 /// The options, checked, over `columns` coefficients.
-private func groupLasso(
+func groupLasso(
   _ o: unmerge_group_options, columns: Int, period: Int
 ) throws(UnmergeError) -> GroupLasso {
   try check(o.alpha, "options->alpha", 0...Double.greatestFiniteMagnitude, "finite and >= 0")

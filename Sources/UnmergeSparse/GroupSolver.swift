@@ -251,7 +251,9 @@ final class GroupSolver<Form: GramForm> {
   ///     gap = ½ (1 − s)² (‖r‖² + Σ μ u²) + Σ_g [ ν ‖u_g‖ + Σ λ |u| − s hᵀu ]_g,
   ///
   /// every bracket non-negative (Ndiaye, Fercoq, Gramfort & Salmon 2016 for the dual norm).
-  func certify() -> Certificate {
+  ///
+  /// `rss` is the residual where it is known better than from the Gram, in units of ‖y‖².
+  func certify(rss: Double? = nil) -> Certificate {
     var r = Certificate()
     var fit = 1.0
     var ridge = 0.0
@@ -301,7 +303,7 @@ final class GroupSolver<Form: GramForm> {
         s = min(s, reached)
       }
     }
-    r.rss = max(fit, 0)
+    r.rss = rss ?? max(fit, 0)
     r.objective = 0.5 * r.rss + 0.5 * ridge + penalty
     guard hasNorm else {
       if isEmpty { set(gap: 0, &r) }

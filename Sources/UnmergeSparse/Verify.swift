@@ -27,6 +27,8 @@ private struct Claim {
   let bounds: Bounds
   let supportOnly: Bool
   let mask: Mask?
+  /// Group penalties stand in for all of the above but the mask.
+  let groups: GroupLasso?
 
   init(_ pointer: UnsafePointer<unmerge_problem>?, atoms: Int) throws(UnmergeError) {
     let p = try read(pointer, "problem")
@@ -40,6 +42,29 @@ private struct Claim {
     bounds = try Bounds(p.lower, p.upper, positive: p.positive == 1, count: atoms, "problem")
     supportOnly = p.support_only == 1
     mask = p.mask == nil ? nil : try object(p.mask, "problem->mask", Mask.self)
+    guard p.groups != nil else {
+      groups = nil
+      return
+    }
+    guard p.alpha == 0, p.l1_ratio == 1, p.weights == nil, p.positive == 0, p.support_only == 0, bounds.isEmpty else {
+      throw .range(
+        "problem->groups is given; alpha, l1_ratio, weights, positive, support_only and bounds must be left as they are")
+    }
+    let o = try read(p.groups, "problem->groups")
+    let lasso = try groupLasso(o, columns: atoms, period: atoms)
+    guard !lasso.isRelative, !lasso.isPrediction else {
+      throw .range(
+        "problem->groups asks for \(lasso.isRelative ? "relative" : "group_norm") = 1, which the data alone do not have")
+    }
+    let seen = try allocate(atoms, of: Bool.self)
+    for k in 0..<lasso.groups.members.count {
+      let j = lasso.groups.members[k]
+      guard !seen[j] else {
+        throw .range("problem->groups has \(j) in several groups; coefficients do not say how they are split between them")
+      }
+      seen[j] = true
+    }
+    groups = lasso
   }
 }
 
@@ -131,6 +156,44 @@ private struct Streamed {
   }
 }
 
+/// The report of one target whose penalties are of groups; `summary` as in `Streamed`.
+private func report(
+  _ lasso: GroupLasso, _ residual: Residual, _ summary: Gram, _ t: Int, _ w: Buffer<Double>, _ watch: Watch
+) throws(UnmergeError) -> unmerge_report {
+  let (n, unit) = (residual.atoms, summary.targetNorms[t])
+  var end = Ending()
+  var nonzeros = 0
+  for j in 0..<n where w[t * n + j] != 0 && summary.norms[j] > 0 { nonzeros += 1 }
+  if unit > 0 {
+    let space = try lasso.space(DenseForm(gram: summary), norms: lasso.alpha > 0)
+    let solver = try GroupSolver(space, target: t)
+    solver.penalise(lasso.alpha)
+    for j in 0..<n where summary.norms[j] > 0 { solver.g[j] = residual.correlation[t * n + j] / summary.norms[j] / unit }
+    var isAdmissible = true
+    for b in 0..<space.groups {
+      for i in space.start[b]..<space.start[b + 1] {
+        let value = w[t * n + space.column[i]]
+        solver.u[i] = value / unit * space.scale[b]
+        if lasso.positive, value < 0 { isAdmissible = false }
+      }
+    }
+    let rss = residual.rss[t] / unit / unit
+    end.certificate = solver.certify(rss: rss)
+    if !isAdmissible { (end.certificate.gap, end.certificate.relativeGap) = (.infinity, .infinity) }
+    if rss <= 4 * roundoff * roundoff * Double(max(summary.entries, 1)) { end.flags |= UNMERGE_FLAG_FULLY_EXPLAINED }
+  } else if nonzeros == 0 {
+    end = emptyEnding()
+  } else {
+    end.certificate = .unknown
+  }
+  let c = end.certificate
+  let reached = c.gap.isNaN ? c.violation <= max(watch.tol, 1e-8) : c.relativeGap <= watch.tol
+  end.outcome = reached ? UNMERGE_CONVERGED : UNMERGE_STALLED
+  var r = report(end, summary, target: t, nonzeros: nonzeros, watch)
+  r.streamed = 1
+  return r
+}
+
 /// The norms and targets of a residual pass as a Gram without columns.
 private func summary(_ r: Residual, _ a: Columns, _ y: Columns, entries: Int) throws(UnmergeError) -> Gram {
   let norms: Buffer<Double> = try allocate(r.atoms)
@@ -172,7 +235,11 @@ public func unmerge_verify(
     let summary = try summary(residual, atoms, targets, entries: claim.mask?.total ?? atoms.entries)
     var results: [unmerge_report] = []
     for t in 0..<targets.count {
-      results.append(try Streamed(residual, summary, t, w, claim).report(summary, t, watch))
+      if let groups = claim.groups {
+        results.append(try report(groups, residual, summary, t, w, watch))
+      } else {
+        results.append(try Streamed(residual, summary, t, w, claim).report(summary, t, watch))
+      }
     }
     for (t, r) in results.enumerated() {
       store(r, reports, index: t)
@@ -196,6 +263,7 @@ public func unmerge_refine(
       throw .shape("gram is over \(g.atoms) atoms and \(g.targets) targets, but a and y have \(n) and \(targets.count)")
     }
     let claim = try Claim(problem, atoms: n)
+    guard claim.groups == nil else { throw .range("problem->groups is given; unmerge_refine knows no groups") }
     let watch = try Watch(run)
     let output = try Output(coef, "coef", rows: n, columns: targets.count)
     try checkResult(reports, "reports", count: targets.count)

@@ -203,6 +203,32 @@ static void norm_of_the_prediction(void) {
   free_problem(&q);
 }
 
+static void verified(void) {
+  problem q = make_problem(P, N, 1);
+  double w[N];
+  unmerge_view v = view_f64(w, N, 1);
+  unmerge_group_options o = some(0.2);
+  o.l1_ratio = 0.3;
+  OK(unmerge_group_lasso(q.gram, &o, NULL, &v, NULL, NULL, &e), e);
+  unmerge_problem claim;
+  unmerge_problem_init(&claim, sizeof claim);
+  claim.groups = &o;
+  unmerge_report r;
+  unmerge_report_init(&r, sizeof r);
+  OK(unmerge_verify(q.ao, q.yo, &claim, NULL, &v, NULL, &r, &e), e);
+  CHECK(r.outcome == UNMERGE_CONVERGED && r.streamed == 1 && r.relative_gap <= 1e-10);
+  w[0] += 1;
+  OK(unmerge_verify(q.ao, q.yo, &claim, NULL, &v, NULL, &r, &e), e);
+  CHECK(r.outcome != UNMERGE_CONVERGED);
+  REFUSED(unmerge_refine(q.gram, q.ao, q.yo, &claim, NULL, &v, NULL, &e), e, UNMERGE_E_RANGE);
+  NAMES(e, "problem->groups");
+  o.relative = 1;
+  REFUSED(unmerge_verify(q.ao, q.yo, &claim, NULL, &v, NULL, &r, &e), e, UNMERGE_E_RANGE);
+  o.relative = 0, claim.alpha = 1;
+  REFUSED(unmerge_verify(q.ao, q.yo, &claim, NULL, &v, NULL, &r, &e), e, UNMERGE_E_RANGE);
+  free_problem(&q);
+}
+
 static void refusals(void) {
   problem q = make_problem(50, N, 1);
   double w[N], top[1];
@@ -265,4 +291,5 @@ static void refusals(void) {
   free_problem(&q);
 }
 
-MAIN(TEST(conditions_of_optimality), TEST(overlap_and_warm_start), TEST(path), TEST(modules), TEST(norm_of_the_prediction), TEST(refusals))
+MAIN(TEST(conditions_of_optimality), TEST(overlap_and_warm_start), TEST(path), TEST(modules), TEST(norm_of_the_prediction),
+     TEST(verified), TEST(refusals))

@@ -72,6 +72,7 @@ def test_atoms_that_come_and_go_together(tmp_path: Path) -> None:
     models = {"base": made["base"], "atoms": made["atoms"], "target": made["target"], "method": "group_lasso"}
     # medicine and law are one group: law stays in because medicine does; code alone.
     by_name = {"medicine": "health", "law": "health", "code": 1}
+    assert unmerge.decompose(**models, groups=by_name, alpha=1e-3, verify=True).report.streamed
     found = unmerge.decompose(**models, groups=by_name, alpha=1e-3)
     assert found.options["groups"] == {"health": ["medicine", "law"], "1": ["code"]} and found.options["l1_ratio"] == 0
     assert found.weights["law"] != 0 and found.weights == pytest.approx(WEIGHTS, abs=0.05)

@@ -882,3 +882,51 @@ def test_norm_of_the_prediction_refuses(change: dict[str, Any], sentence: str) -
     lazy = unmerge.Gram(A, np.ones(4), columns="on_demand")
     with pytest.raises(ValueError, match="columns on demand"):
         unmerge.group_lasso(lazy, groups=[[0, 1]], group_norm="prediction")
+
+
+# ---------------------------------------------------------------- the certificate from the data
+
+
+def test_verify_knows_groups() -> None:
+    """Objective by the formula; the gap bounds what better coefficients gain; what is no answer is not called one."""
+    for seed in range(60):
+        A, y, groups, k = prediction_problem(seed)
+        rng = np.random.default_rng([seed, 34])
+        penalties = {
+            "groups": groups, "group_weights": k, "l1_ratio": float(rng.choice([0, 0.4])), "ridge": float(rng.choice([0, 0.2])),
+            "weights": rng.uniform(0.5, 2, A.shape[1]), "positive": bool(seed % 3 == 2),
+        }  # fmt: skip
+        gram = unmerge.Gram(A, y)
+        alpha = float(unmerge.group_alpha_max(gram, **penalties)) * 10 ** float(rng.uniform(-2, -0.1))
+        coef, report = unmerge.group_lasso(gram, alpha=alpha, **penalties)
+        correlation, seen = unmerge.verify(A, y, coef, alpha=alpha, **penalties)
+        assert report.converged and seen.streamed and seen.objective == pytest.approx(report.objective, rel=1e-9)
+        assert np.allclose(correlation, A.T @ (y - A @ coef), atol=1e-9 * np.linalg.norm(A) * np.linalg.norm(y))
+        assert seen.nonzeros == report.nonzeros and (seen.converged or np.isnan(report.duality_gap) or seen.violation < 1e-9)
+        other = np.where(coef != 0, coef * rng.uniform(0.5, 1.5, len(coef)), 0)
+        _, off = unmerge.verify(A, y, other, alpha=alpha, **penalties)
+        r = ld(y) - ld(A) @ ld(other)
+        l1 = (ld(penalties["weights"]) * abs(ld(other))).sum()
+        norms = [np.sqrt((ld(other)[g] ** 2).sum()) for g in groups]
+        mixed = penalties["l1_ratio"] * l1 + (1 - penalties["l1_ratio"]) * sum(a * b for a, b in zip(k, norms))
+        objective = r @ r / 2 + alpha * mixed + penalties["ridge"] / 2 * sum(x * x for x in norms)
+        assert off.objective == pytest.approx(float(objective), rel=1e-10)
+        if coef.any():
+            assert not off.converged
+        if np.isfinite(off.duality_gap):
+            assert off.duality_gap >= (off.objective - report.objective) * (1 - 1e-9)
+    _, wrong = unmerge.verify(A, y, -np.ones(A.shape[1]), alpha=1.0, groups=groups, positive=True)
+    assert not wrong.converged and wrong.duality_gap == math.inf
+
+
+def test_verify_refuses_groups_it_cannot_judge() -> None:
+    A, y, w = np.eye(4)[:, :3], np.ones(4), np.zeros(3)
+    for options, sentence in (
+        ({"groups": [[0, 1], [1, 2]]}, "problem->groups has 1 in several groups"),
+        ({"groups": [[0, 1]], "lower": -np.ones(3)}, "bounds must be left as they are"),
+        ({"groups": [[0, 1]], "support_only": True}, "support_only and bounds must be left"),
+        ({"groups": [[0, 3]]}, r"options->members\[1\] is 3"),
+        ({"groups": [[0, 1]], "alpha": -1.0}, "options->alpha is -1.0"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            unmerge.verify(A, y, w, **options)

@@ -118,7 +118,7 @@ def _group_lasso(gram: Gram, asked: Asked, run: Options) -> Answer:
     if alpha is None:
         alpha = RELATIVE_ALPHA * float(group_alpha_max(gram, groups=groups, l1_ratio=ratio))
     used: Options = {"alpha": alpha, "l1_ratio": ratio}
-    return (*group_lasso(gram, groups=groups, **used, **run), used)
+    return (*group_lasso(gram, groups=groups, **used, **run), used | {"groups": groups})
 
 
 def _slope(gram: Gram, asked: Asked, run: Options) -> Answer:
@@ -186,7 +186,7 @@ ANSWERS: dict[str, Row] = {
     "scad": Row(_plain(scad, lambda asked: asked.strength() | asked.some("gamma"))),
     "cel0": Row(_plain(cel0, lambda asked: asked.strength()), _least_squares_on_support),
     "lq": Row(_plain(lq, lambda asked: asked.strength() | asked.some("q"))),
-    "group_lasso": Row(_group_lasso),
+    "group_lasso": Row(_group_lasso, lambda used, _: used),
     "slope": Row(_slope),
     "fused_lasso": Row(_plain(fused_lasso, lambda asked: asked.strength() | {"l1_ratio": asked.ratio(0.5)})),
     "variational_garrote": Row(_garrote),

@@ -1378,6 +1378,7 @@ class unmerge_problem(ctypes.Structure):
     mask: Any
     lower: Any
     upper: Any
+    groups: Any
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
         ("alpha", ctypes.c_double),
@@ -1388,6 +1389,7 @@ class unmerge_problem(ctypes.Structure):
         ("mask", ctypes.c_void_p),
         ("lower", ctypes.POINTER(ctypes.c_double)),
         ("upper", ctypes.POINTER(ctypes.c_double)),
+        ("groups", ctypes.POINTER(unmerge_group_options)),
     ]
 
 
@@ -3882,7 +3884,7 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
         },
     ),
     "unmerge_problem": (
-        64,
+        72,
         {
             "struct_size": 0,
             "alpha": 8,
@@ -3893,6 +3895,7 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "mask": 40,
             "lower": 48,
             "upper": 56,
+            "groups": 64,
         },
     ),
     "unmerge_model_info": (

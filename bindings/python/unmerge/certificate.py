@@ -18,6 +18,7 @@ from ._options import boolean, real
 from ._run import ProgressOption, Run
 from .errors import bad_shape, bad_type
 from .gram import Gram, mask_handle, pass_seconds
+from .groups import Penalty
 from .masks import Mask
 from .methods import Coef, Reports, bounds
 from .operator import Operator, as_operator
@@ -30,12 +31,16 @@ def verify(
     coef: Any,
     *,
     alpha: float = 0,
-    l1_ratio: float = 1,
+    l1_ratio: float | None = None,
     weights: Any = None,
     positive: bool = False,
     lower: Any = None,
     upper: Any = None,
     support_only: bool = False,
+    groups: Any = None,
+    group_weights: Any = None,
+    ridge: float = 0,
+    ridge_weights: Any = None,
     mask: Mask | None = None,
     tol: float = 1e-10,
     max_iter: int = 10000,
@@ -48,12 +53,23 @@ def verify(
 
     residual_correlation is A'(y - A coef), of the shape of coef.  The problem coef answers: alpha, l1_ratio, weights,
     positive, lower and upper as in :func:`elastic_net` (alpha = 0: least squares, with positive NNLS; l1_ratio = 0: ridge);
-    support_only: least squares on the non-zero coefficients (OMP).  The report has ``streamed`` set.
+    support_only: least squares on the non-zero coefficients (OMP).  With groups (and group_weights, ridge, ridge_weights) the
+    problem is that of :func:`group_lasso`, whose l1_ratio is 0 unless given; groups must not overlap.  The report has
+    ``streamed`` set.
     """
     with Run(tol=tol, max_iter=max_iter, deadline=deadline, threads=threads, seed=seed, progress=progress) as run:
         a, target = as_operator(A, "A"), as_operator(y, "y")
         values, vector = _coef(coef, a, target)
-        problem, keep = _problem(a, alpha, l1_ratio, weights, positive, lower, upper, support_only, mask)
+        keep: object
+        if groups is None:
+            share = 1.0 if l1_ratio is None else l1_ratio
+            problem, keep = _problem(a, alpha, share, weights, positive, lower, upper, support_only, mask)
+        else:
+            problem, keep = _problem(a, 0, 1, None, False, lower, upper, support_only, mask)
+            share = 0.0 if l1_ratio is None else l1_ratio
+            penalty = Penalty(a.shape[1], groups, alpha, share, group_weights, weights, ridge, ridge_weights, False, positive)
+            problem.groups = ctypes.pointer(penalty.options)
+            keep = (keep, penalty)
         correlation = np.zeros(values.shape)
         reports = report_array(values.shape[1])
         run.call(

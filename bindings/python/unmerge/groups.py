@@ -79,7 +79,7 @@ def group_lasso(
     """
     with Run(tol=tol, max_iter=max_iter, deadline=deadline, threads=threads, seed=seed, progress=progress) as run:
         gram = _gram(data, run, _columns(group_norm))
-        penalty = _Penalty(
+        penalty = Penalty(
             gram.atoms, groups, alpha, l1_ratio, group_weights, weights, ridge, ridge_weights, relative, positive, group_norm
         )
         return _solve("group_lasso", gram, penalty, run, start, latent, modules=None)
@@ -136,7 +136,7 @@ def group_lasso_modules(
             chosen = labels.T.reshape(-1)
         else:
             chosen = [_pairs(members, n, count) for members in groups]
-        penalty = _Penalty(
+        penalty = Penalty(
             n * count, chosen, alpha, l1_ratio, group_weights, _flat(weights, "weights", n, count), ridge, ridge_weights,
             relative, positive,
         )  # fmt: skip
@@ -175,7 +175,7 @@ def group_lasso_path(
         count = integer(n_alphas, "n_alphas") if grid is None else grid.size
         if not 1 <= count <= 10_000_000:  # before n x n_alphas numbers are allocated here
             raise bad_range(f"n_alphas is {count}; it must be between 1 and 10000000")
-        penalty = _Penalty(
+        penalty = Penalty(
             gram.atoms, groups, 1.0, l1_ratio, group_weights, weights, ridge, ridge_weights, False, positive, group_norm
         )
         path = prepared(
@@ -210,7 +210,7 @@ def group_alpha_max(
     """The smallest alpha whose answer is 0 on every penalised coefficient: a number, or one per target."""
     with Run() as run:
         gram = _gram(data, run, _columns(group_norm))
-        penalty = _Penalty(
+        penalty = Penalty(
             gram.atoms, groups, 1.0, l1_ratio, group_weights, weights, ridge, ridge_weights, False, positive, group_norm
         )
         found = np.zeros(gram.targets)
@@ -231,7 +231,7 @@ def modules(gram: Gram) -> list[str]:
 # ---------------------------------------------------------------- what goes to C
 
 
-class _Penalty:
+class Penalty:
     """The options struct, and the arrays it points to."""
 
     def __init__(
@@ -338,7 +338,7 @@ def _flat(x: Any, name: str, n: int, count: int) -> Any:
 
 
 def _solve(
-    name: str, gram: Gram, penalty: _Penalty, run: Run, start: Any, latent: bool, modules: int | None
+    name: str, gram: Gram, penalty: Penalty, run: Run, start: Any, latent: bool, modules: int | None
 ) -> tuple[Coef, Reports] | tuple[Coef, Reports, Coef]:
     n, targets = gram.atoms, gram.targets
     columns = targets * (1 if modules is None else modules)
