@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(NEEDS_CLI, file=sys.stderr)
         return REFUSED
     try:
-        app(spread(spread(sys.argv[1:] if arguments is None else arguments), "--methods"), prog_name="unmerge")
+        app(spread(spread(spread(sys.argv[1:] if arguments is None else arguments), "--methods"), "--without"), prog_name="unmerge")
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     return 0
@@ -263,7 +263,9 @@ def _app() -> Any:
         target: str = typer.Option(..., metavar="PATH", help="The merged model, or an adapter."),
         base: Optional[str] = typer.Option(None, metavar="PATH", help="The checkpoint the others are compared with."),
         methods: Optional[list[str]] = typer.Option(None, metavar="METHOD...", help="Some of them; default all that apply."),
-        criterion: Optional[str] = typer.Option(None, help="cv or bic; default cv."),
+        without: Optional[list[str]] = typer.Option(None, metavar="METHOD...", help="Methods to leave out."),
+        criterion: Optional[str] = typer.Option(None, help="What sorts: cv, ebic or bic; default cv."),
+        choose: str = typer.Option("ebic", help="What chooses penalties and numbers of atoms: ebic or bic."),
         effective: Optional[float] = typer.Option(None, help="Entries worth an independent one; default all."),
         folds: int = typer.Option(5, help="Of cross-validation."),
         deadline: float = typer.Option(0.0, help="Seconds; 0 = none."),
@@ -286,7 +288,9 @@ def _app() -> Any:
                 atoms=atoms,
                 target=target,
                 methods=[m.replace("-", "_") for m in methods] if methods else None,
+                without=[m.replace("-", "_") for m in without or ()],
                 criterion=criterion,  # type: ignore[arg-type]
+                choose=choose,  # type: ignore[arg-type]
                 effective=effective,
                 folds=folds,
                 deadline=deadline,

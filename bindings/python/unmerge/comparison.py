@@ -4,8 +4,9 @@
     print(unmerge.compare(gram))                   # the best by cross-validation first
     print(unmerge.compare(base="base/", atoms=["medicine/", "law/"], target="merged/"))
 
-A method here is a procedure that needs no option: a penalty is chosen by BIC along its path.  Where the Gram has folds or
-modules each procedure, choice included, is repeated without each of them, and scored by what it predicts there.
+A method here is a procedure that needs no option: a penalty, a number of atoms is chosen by EBIC (or BIC) on a grid.  Where
+the Gram has folds or modules each procedure, choice included, is repeated without each of them, and scored by what it predicts
+there.  A method that fails keeps its row, with the reason.
 """
 
 from __future__ import annotations
@@ -15,41 +16,44 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Union
 
 import numpy as np
 
+from . import _ffi
 from ._assemble import assemble
 from ._files import write_atomically
 from ._options import choice, integer, real
 from ._run import ProgressOption, Run
 from .bayes import garrote_path, sparse_bayes, spike_slab
+from .constrained import basis_pursuit, bpdn, bvls, dantzig, lasso_tau, simplex
 from .decomposition import MAX_BLOCK_BYTES, Model, _base, _named
-from .errors import DeadlinePassed, bad_range, bad_type
+from .errors import Cancelled, DeadlinePassed, UnmergeError, bad_range, bad_type
 from .files import read
 from .gram import Gram, Precision
-from .methods import Coef, Data, elastic_net, lasso, lasso_path, nnls, omp, ridge
-from .nonconvex import mcp, scad
+from .greedy import (
+    best_subset,
+    cosamp,
+    htp,
+    iht,
+    matching_pursuit,
+    ols_pursuit,
+    pursuit,
+    subspace_pursuit,
+)
+from .groups import group_lasso, sparse_group_lasso
+from .methods import Coef, Data, dot, elastic_net, lasso, lasso_path, nnls, ridge
+from .nonconvex import cel0, lq, mcp, scad
 from .report import Report
 from .selection import folded, table
+from .structured import benjamini_hochberg_weights, fused_lasso, slope
 
-Criterion = Literal["cv", "bic"]
-METHODS = (
-    "least_squares",
-    "ridge",
-    "nnls",
-    "lasso",
-    "elastic_net",
-    "omp",
-    "mcp",
-    "scad",
-    "garrote",
-    "sparse_bayes",
-    "spike_slab",
-)
+Criterion = Literal["cv", "ebic", "bic"]
+Choose = Literal["ebic", "bic"]
 MOST_FOLDS = 20  # modules beyond it are not left out one by one: their errors would say little more
-GRID = 30  # penalties tried by a method that has one
+GRID = 30  # penalties tried by a method that has a path, and the largest number of atoms
+COARSE = 12  # penalties tried by a method that starts anew at each
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,11 @@ class Compared:
     """One method's answer.
 
     support : atoms inside: coefficients that are not 0, or an inclusion probability above 1/2.  coef : n coefficients.
-    residual : ||Aw-y|| / ||y||.  df : degrees of freedom used by BIC.  bic : q ln(rss / p) + ln(q) df.
+    residual : ||Aw-y|| / ||y||.  df : degrees of freedom.  bic : q ln(rss / p) + ln(q) df.  ebic : bic + ln C(n, df).
     cv, cv_error : mean squared error per entry on what was left out, its standard error; NaN without folds.
     certificate : what the report proves, in words.  options : what was chosen.  report : None where the method has none.
     seconds : of the answer, without cross-validation.
+    failure : the sentence of a method that could not answer (its numbers are NaN) or not be cross-validated; else None.
     """
 
     method: str
@@ -69,23 +74,27 @@ class Compared:
     residual: float
     df: float
     bic: float
+    ebic: float
     cv: float
     cv_error: float
     certificate: str
     options: dict[str, Any]
     report: Report | None
     seconds: float
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare` found; ``print`` it.  ``rows`` begin with the smallest ``criterion``.
+    """What :func:`compare` found; ``print`` it.  ``rows`` begin with the smallest ``criterion`` and end with what failed.
 
-    left_out : methods that did not run, with the reason.  names : of the atoms.  effective : q of the BIC.  folds : K, 0 = none.
+    choose : the rule of the options.  left_out : methods that do not apply, with the reason.  names : of the atoms.
+    effective : q of the criteria.  folds : K, 0 = none.
     """
 
     rows: list[Compared]
     criterion: str
+    choose: str
     names: list[str]
     folds: int
     effective: float
@@ -112,12 +121,16 @@ class Comparison:
             weights = ", ".join(f"{self.names[j]} {row.coef[j]:.3g}" for j in largest[:4]) + (", ..." if len(largest) > 4 else "")
             error = "-" if math.isnan(row.cv) else f"{row.cv:.5g} ± {row.cv_error:.1g}"
             numbers = (str(len(row.support)), f"{row.residual:.4f}", error, f"{row.bic:.6g}", f"{row.seconds:.3f}")
-            cells.append((row.method, *numbers, row.certificate, weights))
-        by = "cross-validation error" if self.criterion == "cv" else "BIC"
+            if row.failure is not None and math.isnan(row.residual):
+                numbers = ("-", "-", "-", "-", f"{row.seconds:.3f}")
+            certificate = row.certificate if row.failure is None else f"{row.certificate} FAILED: {row.failure}".strip()
+            cells.append((row.method, *numbers, certificate, weights))
+        by = "cross-validation error" if self.criterion == "cv" else self.criterion.upper()
         over = f", {self.folds} folds" if self.folds else ""
         head = f"{len(self.rows)} methods from one Gram, {len(self.names)} atoms, {self.entries} entries{over}; smallest {by} first"
+        rule = f"options by {self.choose.upper()}"
         why = [f"left out: {name} ({reason})" for name, reason in self.left_out.items()]
-        return "\n".join([head, table(cells), *why])
+        return "\n".join([f"{head}; {rule}", table(cells), *why])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON: None for NaN and infinity, weights by name over the support."""
@@ -128,7 +141,8 @@ class Comparison:
             values["weights"] = {self.names[j]: float(row.coef[j]) for j in row.support}
             values["report"] = None if row.report is None else row.report.to_dict()
             rows.append(values)
-        rest = {k: _plain(getattr(self, k)) for k in ("criterion", "names", "folds", "effective", "entries", "left_out", "seconds")}
+        kept = ("criterion", "choose", "names", "folds", "effective", "entries", "left_out", "seconds")
+        rest = {k: _plain(getattr(self, k)) for k in kept}
         return rest | {"rows": rows}
 
     def to_json(self, path: Union[str, os.PathLike[str], None] = None) -> str:
@@ -158,20 +172,29 @@ class _Answer:
     certificate: str | None = None
 
 
+Fit = tuple[Coef, Report, dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class _Problem:
     gram: Gram
     q: float
+    rule: str
+    groups: Any
     run: dict[str, Any]
 
-    def bic(self, rss: float, df: float) -> float:
+    def score(self, rule: str, rss: float, df: float) -> float:
+        """BIC, or EBIC with gamma = 1/2, with q independent entries."""
         # What an exact fit leaves is rounding, not evidence.
         floor = 1e-14 * max(float(self.gram.arrays().yy[0]), 1e-300)
-        return self.q * math.log(max(rss, floor) / max(self.gram.entries, 1)) + math.log(max(self.q, 2.0)) * df
+        bic = self.q * math.log(max(rss, floor) / max(self.gram.entries, 1)) + math.log(max(self.q, 2.0)) * df
+        n, inside = float(self.gram.atoms), min(max(df, 0.0), float(self.gram.atoms))
+        subsets = math.lgamma(n + 1) - math.lgamma(inside + 1) - math.lgamma(n - inside + 1)
+        return bic + subsets if rule == "ebic" else bic
 
-    def choose(self, fits: list[tuple[Coef, Report, dict[str, Any]]]) -> _Answer:
-        """The fit with the smallest BIC."""
-        scores = [self.bic(report.rss, _df(coef, report)) for coef, report, _ in fits]
+    def choose(self, fits: list[Fit]) -> _Answer:
+        """The fit with the smallest criterion."""
+        scores = [self.score(self.rule, report.rss, _df(coef, report)) for coef, report, _ in fits]
         return _Answer(*fits[int(np.argmin(scores))])
 
 
@@ -179,8 +202,53 @@ def _df(coef: Coef, report: Report | None) -> float:
     return float(np.count_nonzero(coef)) if report is None or math.isnan(report.df) else report.df
 
 
-def _least_squares(p: _Problem) -> _Answer:
-    return _Answer(*ridge(p.gram, alpha=0, **p.run), {})
+Procedure = Callable[[_Problem], _Answer]
+
+
+def _as_it_is(method: Callable[..., Any], **options: Any) -> Procedure:
+    def run(p: _Problem) -> _Answer:
+        coef, report = method(p.gram, **options, **p.run)
+        return _Answer(coef, report, options)
+
+    return run
+
+
+def _on_grid(method: Callable[..., Any], option: str, values: Any, **options: Any) -> Procedure:
+    """The option as a fraction of what gives 0."""
+
+    def run(p: _Problem) -> _Answer:
+        given = [options | {option: float(x), "relative": True} for x in values]
+        return p.choose([(*method(p.gram, **o, **p.run), o) for o in given])
+
+    return run
+
+
+def _with_groups(method: Callable[..., Any]) -> Procedure:
+    return lambda p: _on_grid(method, "alpha", np.geomspace(1e-3, 1, COARSE), groups=p.groups)(p)
+
+
+def _of_each_size(method: Callable[..., Any]) -> Procedure:
+    def run(p: _Problem) -> _Answer:
+        fits: list[Fit] = []
+        for k in range(1, max(1, min(p.gram.atoms, GRID)) + 1):
+            coef, report = method(p.gram, k=k, **p.run)
+            fits.append((coef, report, {"k": k}))
+            if report.nonzeros < k:
+                break
+        return p.choose(fits)
+
+    return run
+
+
+def _sized(method: Callable[..., Any]) -> Procedure:
+    """A method that chooses its number of atoms by the same criterion."""
+
+    def run(p: _Problem) -> _Answer:
+        k = max(1, min(p.gram.atoms, GRID))
+        coef, report = method(p.gram, k=k, size=p.rule, effective=max(p.q, 3.0), **p.run)
+        return _Answer(coef, report, {"k": int(np.count_nonzero(coef))})
+
+    return run
 
 
 def _ridge(p: _Problem) -> _Answer:
@@ -189,42 +257,32 @@ def _ridge(p: _Problem) -> _Answer:
     return p.choose([(*ridge(p.gram, alpha=a, **p.run), {"alpha": a}) for a in grid])
 
 
-def _nnls(p: _Problem) -> _Answer:
-    return _Answer(*nnls(p.gram, **p.run), {})
-
-
 def _lasso(p: _Problem) -> _Answer:
     alphas, coefs, reports = lasso_path(p.gram, n_alphas=GRID, **p.run)
-    scores = [p.bic(r.rss, _df(coefs[:, i], r)) for i, r in enumerate(reports)]
+    scores = [p.score(p.rule, r.rss, _df(coefs[:, i], r)) for i, r in enumerate(reports)]
     alpha = float(alphas[int(np.argmin(scores))])
     return _Answer(*lasso(p.gram, alpha=alpha, **p.run), {"alpha": alpha})
 
 
-def _elastic_net(p: _Problem) -> _Answer:
-    fits = []
-    for alpha in np.geomspace(1e-3, 1, GRID):
-        options: dict[str, Any] = {"alpha": float(alpha), "l1_ratio": 0.5, "relative": True}
-        fits.append((*elastic_net(p.gram, **options, **p.run), options))
-    return p.choose(fits)
+def _lasso_tau(p: _Problem) -> _Answer:
+    size = float(np.abs(ridge(p.gram, alpha=0, **p.run)[0]).sum())
+    grid = [size * x for x in np.linspace(1 / GRID, 1, GRID)]
+    return p.choose([(*lasso_tau(p.gram, tau=tau, **p.run), {"tau": tau}) for tau in grid])
 
 
-def _omp(p: _Problem) -> _Answer:
-    most = max(1, min(p.gram.atoms, GRID))
-    fits: list[tuple[Coef, Report, dict[str, Any]]] = []
-    for k in range(1, most + 1):
-        coef, report = omp(p.gram, k=k, **p.run)
-        fits.append((coef, report, {"k": k}))
-        if report.nonzeros < k:
-            break
-    return p.choose(fits)
+def _bpdn(p: _Problem) -> _Answer:
+    """sigma: the noise that least squares leave, sqrt(p rss / (p - n)) in the norm of p entries."""
+    _, report = ridge(p.gram, alpha=0, **p.run)
+    rows = p.gram.entries
+    noise = math.sqrt(report.rss * rows / max(rows - p.gram.atoms, 1))
+    sigma = min(max(noise, 1e-6 * math.sqrt(report.yy)), math.sqrt(report.yy))
+    return _Answer(*bpdn(p.gram, sigma=sigma, **p.run), {"sigma": sigma})
 
 
-def _concave(method: Callable[..., Any]) -> Callable[[_Problem], _Answer]:
-    def run(p: _Problem) -> _Answer:
-        grid = [float(a) for a in np.geomspace(1e-3, 1, 12)]
-        return p.choose([(*method(p.gram, alpha=a, relative=True, **p.run), {"alpha": a, "relative": True}) for a in grid])
-
-    return run
+def _slope(p: _Problem) -> _Answer:
+    weights = benjamini_hochberg_weights(p.gram.atoms)
+    answer = _on_grid(slope, "alpha", np.geomspace(1e-3, 1, COARSE), weights=weights)(p)
+    return replace(answer, options={k: v for k, v in answer.options.items() if k != "weights"} | {"q": 0.1})
 
 
 def _garrote(p: _Problem) -> _Answer:
@@ -252,26 +310,54 @@ def _spike_slab(p: _Problem) -> _Answer:
     return _Answer(f.coef, None, options, f.selected, float(f.inclusion.sum()), f"exact, {f.sets} sets")
 
 
-_RUN: dict[str, Callable[[_Problem], _Answer]] = {
-    "least_squares": _least_squares,
+_FINE, _FEW = np.geomspace(1e-3, 1, GRID), np.geomspace(1e-3, 1, COARSE)
+
+# Every method that answers for one target from a Gram.  A new one is a row here.
+METHODS: dict[str, Procedure] = {
+    "dot": _as_it_is(dot, variant="projection"),
+    "least_squares": _as_it_is(ridge, alpha=0.0),
     "ridge": _ridge,
-    "nnls": _nnls,
+    "nnls": _as_it_is(nnls),
+    "bvls": _as_it_is(bvls, lower=0.0, upper=1.0),
+    "simplex": _as_it_is(simplex, total=1.0),
     "lasso": _lasso,
-    "elastic_net": _elastic_net,
-    "omp": _omp,
-    "mcp": _concave(mcp),
-    "scad": _concave(scad),
+    "elastic_net": _on_grid(elastic_net, "alpha", _FINE, l1_ratio=0.5),
+    "lasso_tau": _lasso_tau,
+    "bpdn": _bpdn,
+    "basis_pursuit": _as_it_is(basis_pursuit),
+    "dantzig": _on_grid(dantzig, "delta", _FEW),
+    "slope": _slope,
+    "fused_lasso": _on_grid(fused_lasso, "alpha", _FEW, l1_ratio=0.5),
+    "group_lasso": _with_groups(group_lasso),
+    "sparse_group_lasso": _with_groups(sparse_group_lasso),
+    "omp": _sized(pursuit),
+    "ols_pursuit": _sized(ols_pursuit),
+    "matching_pursuit": _of_each_size(matching_pursuit),
+    "iht": _of_each_size(iht),
+    "htp": _of_each_size(htp),
+    "cosamp": _of_each_size(cosamp),
+    "subspace_pursuit": _of_each_size(subspace_pursuit),
+    "best_subset": _sized(best_subset),
+    "mcp": _on_grid(mcp, "alpha", _FEW),
+    "scad": _on_grid(scad, "alpha", _FEW),
+    # What an atom lowers the residual by goes with the square of its weight.
+    "cel0": _on_grid(cel0, "alpha", _FEW**2),
+    "lq": _on_grid(lq, "alpha", _FEW),
     "garrote": _garrote,
     "sparse_bayes": _sparse_bayes,
     "spike_slab": _spike_slab,
 }
 
 
-def _refusal(name: str, gram: Gram) -> str | None:
+def _refusal(name: str, gram: Gram, groups: Any, named: bool) -> str | None:
     """Why a method does not apply."""
     usable = int(np.count_nonzero(np.diag(gram.arrays().G)))
     if name == "spike_slab" and usable > 20:
         return f"{usable} atoms, enumeration takes 20"
+    if name in ("group_lasso", "sparse_group_lasso") and groups is None:
+        return "no groups were given"
+    if name == "fused_lasso" and not named:
+        return "the order of the atoms has to mean something; name it to have it"
     return None
 
 
@@ -281,6 +367,8 @@ def _certificate(report: Report) -> str:
         return report.outcome
     if not math.isnan(report.relative_gap):
         return f"gap {report.relative_gap:.0e}{flags}"
+    if math.isnan(report.violation):
+        return "closed form"
     strict = "a strict minimum, " if "local_minimum" in report.flags else ""
     return f"{strict}violation {report.violation:.0e}{flags}"
 
@@ -295,7 +383,10 @@ def compare(
     atoms: Union[Sequence[Model], Mapping[str, Model], None] = None,
     base: Model | None = None,
     methods: Sequence[str] | None = None,
+    without: Sequence[str] = (),
+    groups: Any = None,
     criterion: Criterion | None = None,
+    choose: Choose = "ebic",
     effective: float | None = None,
     folds: int = 5,
     precision: Precision = "auto",
@@ -310,29 +401,40 @@ def compare(
 
     Parameters
     ----------
-    data : a Gram, a pair (A, y) or an Operator with a target; or None and ``target``, ``atoms``, ``base`` as in
-        :func:`decompose`.  With data, ``target`` is the index of the target (default 0).
-    methods : some of "least_squares", "ridge", "nnls", "lasso", "elastic_net", "omp", "mcp", "scad", "garrote",
-        "sparse_bayes", "spike_slab"; None = all that apply (spike_slab: up to 20 atoms).
-    criterion : "cv", the mean squared error on folds left out, or "bic", q ln(rss / p) + ln(q) df; None = "cv" where there are
-        2 to 20 folds or modules, else "bic".
-    effective : q > 0, the number of entries that are worth an independent one, for BIC and the Bayesian methods; None = all.
+    data : a Gram or a pair (A, y); or None and ``target``, ``atoms``, ``base`` as in :func:`decompose`.  With data, ``target``
+        is the index of the target, which several need: ``[compare(gram, target=t) for t in range(gram.targets)]``.
+    methods : names of :data:`METHODS`; None = all that apply.  Left out then: spike_slab above 20 atoms, group_lasso and
+        sparse_group_lasso without ``groups``, fused_lasso unless named.  ``without``: names to leave out.
+    groups : of the group methods, as in :func:`group_lasso`.
+    criterion : "cv", the mean squared error on folds left out; "bic", q ln(rss / p) + ln(q) df; "ebic", that + ln C(n, df);
+        None = "cv" where there are 2 to 20 folds or modules, else ``choose``.
+    choose : "ebic" or "bic", of the options: penalties on a grid from 1e-3 of what gives 0, numbers of atoms up to 30.
+        bpdn takes the noise that least squares leave for sigma; bvls has weights in [0, 1], simplex such that sum to 1.
+    effective : q > 0, the number of entries that are worth an independent one, for BIC, EBIC and the Bayesian methods; None = all.
     folds : K of the Gram that is made from a pair or from files.
+    deadline : of everything; methods it does not leave time for fail.
+
+    Raises what a method raised only where none has an answer.
     """
     began = time.monotonic()
-    chosen = list(METHODS if methods is None else methods)
-    for name in chosen:
+    for name in (*(methods or ()), *without):
         choice(name, "methods", {m: 0 for m in METHODS})
+    chosen = [name for name in (METHODS if methods is None else dict.fromkeys(methods)) if name not in without]
+    if not chosen:
+        raise bad_range("methods and without leave no method")
     if criterion is not None:
-        choice(criterion, "criterion", {"cv": 0, "bic": 0})
+        choice(criterion, "criterion", {"cv": 0, "ebic": 0, "bic": 0})
+    choice(choose, "choose", {"ebic": 0, "bic": 0})
     with Run(tol=tol, max_iter=max_iter, deadline=deadline, threads=threads, seed=seed, progress=progress) as outer:
-        gram, names = _gram(data, target, atoms, base, integer(folds, "folds"), precision, seed, deadline, threads, outer)
+        whole, names = _gram(data, target, atoms, base, integer(folds, "folds"), precision, seed, deadline, threads, outer)
+        index = _index(whole, target if data is not None else None)
+        gram = _one_target(whole, index)
         q = float(gram.entries) if effective is None else real(effective, "effective")
         if not (q > 0 and math.isfinite(q)):
             raise bad_range(f"effective is {q}; it must be finite and > 0")
-        groups = _groups(gram)
-        by = criterion or ("cv" if groups else "bic")
-        if by == "cv" and not groups:
+        parts = _groups(whole)
+        by = criterion or ("cv" if parts else choose)
+        if by == "cv" and not parts:
             raise bad_range(f"criterion is 'cv', but the Gram has no 2 to {MOST_FOLDS} folds or modules; make it with folds=5")
 
         def left() -> float:
@@ -340,27 +442,37 @@ def compare(
                 return 0.0
             rest = deadline - (time.monotonic() - began)
             if rest <= 0:
-                raise DeadlinePassed("deadline passed before every method had answered")
+                raise DeadlinePassed("the deadline had passed", _ffi.UNMERGE_E_DEADLINE)
             return rest
 
         def problem(g: Gram) -> _Problem:
             run = {"tol": tol, "max_iter": max_iter, "deadline": left(), "threads": threads, "seed": seed, "progress": outer.reporter}
-            return _Problem(g, q * g.entries / max(gram.entries, 1), run)
+            return _Problem(g, q * g.entries / max(gram.entries, 1), choose, groups, run)
 
-        training = [(gram.subset(blocks=rest), gram.subset(blocks=held)) for rest, held in groups] if by == "cv" else []
+        pairs = parts if by == "cv" else []
+        training = [(_one_target(whole.subset(blocks=a), index), _one_target(whole.subset(blocks=b), index)) for a, b in pairs]
         rows, left_out = [], {}
+        failures: list[UnmergeError] = []
         for name in chosen:
-            reason = _refusal(name, gram)
+            reason = _refusal(name, gram, groups, methods is not None)
             if reason is not None:
                 left_out[name] = reason
                 continue
-            rows.append(_row(name, problem, gram, training))
+            rows.append(_row(name, problem, gram, training, failures))
         if not rows:
             raise bad_range(f"none of the methods applies: {left_out}")
-    rows.sort(key=lambda row: row.cv if by == "cv" else row.bic)
+        if len(failures) == len(rows):
+            raise failures[0]
+
+    def place(row: Compared) -> tuple[bool, float]:
+        value = float(getattr(row, by))
+        return math.isnan(value), value
+
+    rows.sort(key=place)
     return Comparison(
         rows=rows,
         criterion=by,
+        choose=choose,
         names=names,
         folds=len(training),
         effective=q,
@@ -370,15 +482,34 @@ def compare(
     )
 
 
-def _row(name: str, problem: Callable[[Gram], _Problem], gram: Gram, training: list[tuple[Gram, Gram]]) -> Compared:
+def _row(
+    name: str, problem: Callable[[Gram], _Problem], gram: Gram, training: list[tuple[Gram, Gram]], failures: list[UnmergeError]
+) -> Compared:
+    """One method's row; ``failures`` grows by the error of one without an answer."""
     start = time.monotonic()
-    p = problem(gram)
-    answer = _RUN[name](p)
+    nan = math.nan
+    try:
+        p = problem(gram)
+        answer = METHODS[name](p)
+    except Cancelled:
+        raise
+    except UnmergeError as error:
+        failures.append(error)
+        coef = np.full(gram.atoms, nan)
+        seconds = time.monotonic() - start
+        return Compared(name, [], coef, nan, nan, nan, nan, nan, nan, "", {}, None, seconds, str(error))
     seconds = time.monotonic() - start
+    failure = None
+    errors: list[float] = []
+    try:
+        errors = [_squared_error(held, METHODS[name](problem(rest)).coef) / max(held.entries, 1) for rest, held in training]
+    except Cancelled:
+        raise
+    except UnmergeError as error:
+        failure = f"no cross-validation: {error}"
     yy = float(gram.arrays().yy[0])
     rss = _squared_error(gram, answer.coef)
     df = _df(answer.coef, answer.report) if answer.df is None else answer.df
-    errors = [_squared_error(held, _RUN[name](problem(rest)).coef) / held.entries for rest, held in training]
     k = len(errors)
     words = answer.certificate or ("" if answer.report is None else _certificate(answer.report))
     return Compared(
@@ -387,13 +518,15 @@ def _row(name: str, problem: Callable[[Gram], _Problem], gram: Gram, training: l
         coef=answer.coef,
         residual=math.sqrt(rss / yy) if yy > 0 else 0.0,
         df=df,
-        bic=p.bic(rss, df),
-        cv=float(np.mean(errors)) if k else math.nan,
-        cv_error=float(np.std(errors, ddof=1) / math.sqrt(k)) if k > 1 else math.nan,
+        bic=p.score("bic", rss, df),
+        ebic=p.score("ebic", rss, df),
+        cv=float(np.mean(errors)) if k else nan,
+        cv_error=float(np.std(errors, ddof=1) / math.sqrt(k)) if k > 1 else nan,
         certificate=words,
         options=answer.options,
         report=answer.report,
         seconds=seconds,
+        failure=failure,
     )
 
 
@@ -427,7 +560,7 @@ def _gram(
     threads: int,
     outer: Run,
 ) -> tuple[Gram, list[str]]:
-    """The Gram of one target, complete, and the names of its atoms."""
+    """The complete Gram, and the names of its atoms."""
     if data is None:
         if target is None or atoms is None or isinstance(target, int):
             raise bad_type("compare needs data (a Gram, a pair or an Operator), or target and atoms as decompose does")
@@ -443,17 +576,26 @@ def _gram(
         return gram, list(paths)
     if atoms is not None or base is not None:
         raise bad_type("give either data, or target, atoms and base")
-    index = 0 if target is None else integer(target, "target")
     gram = data if isinstance(data, Gram) else folded(data, outer, folds)
-    if not 0 <= index < gram.targets:
-        raise bad_range(f"target is {index}; it must be in [0, {gram.targets})")
     if gram.columns < gram.atoms:
         raise bad_range('the Gram has its columns on demand; make it with columns="all" to compare methods')
-    return _one_target(gram, index), [str(j) for j in range(gram.atoms)]
+    return gram, [str(j) for j in range(gram.atoms)]
+
+
+def _index(gram: Gram, target: Any) -> int:
+    if target is None:
+        if gram.targets == 1:
+            return 0
+        raise bad_range(f"the Gram has {gram.targets} targets; choose one: target=0 to {gram.targets - 1}")
+    index = integer(target, "target")
+    if not 0 <= index < gram.targets:
+        raise bad_range(f"target is {index}; it must be in [0, {gram.targets})")
+    return index
 
 
 def _one_target(gram: Gram, index: int) -> Gram:
-    """One target of several, with the blocks."""
-    if gram.targets == 1:
+    """One target as a vector; of several, the sum of the blocks."""
+    if gram.targets == 1 and gram._vector:
         return gram
-    raise bad_range(f"the Gram has {gram.targets} targets; compare takes a Gram of one")
+    G, C, yy = gram.arrays()
+    return Gram.from_arrays(G, C[:, index].copy(), float(yy[index]), gram.entries)
