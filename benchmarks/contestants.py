@@ -42,7 +42,7 @@ def contestant(*methods: str, name: str, **fields: Any) -> Callable[[Any], Any]:
             def bound(data: Data, tol: Any, method: str = method) -> Any:
                 return make(data, tol) if len(methods) == 1 else make(data, tol, method)
 
-            CONTESTANTS.append(Contestant(method, name.format(method=method.removesuffix("_95")), bound, **fields))
+            CONTESTANTS.append(Contestant(method, name.format(method=method.removesuffix("_95").removesuffix("_gram")), bound, **fields))
         return make
 
     return register

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("numpy", "scipy", "scikit-learn", "spams-bin", "celer", "skglm", "adelie", "ml_dtypes")
+PACKAGES = ("numpy", "scipy", "scikit-learn", "spams-bin", "celer", "skglm", "adelie", "abess", "osqp", "clarabel", "ml_dtypes")
 
 
 def describe() -> dict[str, Any]:

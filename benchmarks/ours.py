@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from contestants import FIRST, FURTHER, contestant
-from problems import GROUP, GROUP_RATIOS, L1_RATIOS, SIGMA, SIX, Data, folds
+from problems import GROUP, GROUP_RATIOS, K, L1_RATIOS, SETS, SIGMA, SIX, SUBSETS, Data, folds
 
 ONE_TARGET = (
     "dot", "ridge", "lasso", "lasso_path", "elastic_net", "elastic_net_95", "nnls", "omp", "bpdn", "group_lasso", "sparse_group_lasso",
@@ -127,9 +127,57 @@ def first_cv(data: Data, tol: Any) -> Callable[[], Any]:
 def further_cv(data: Data, tol: Any) -> Callable[[], Any]:
     gram = _folded(data)
     return _validated(data, lambda: gram)
+
+
 @contestant("group_lasso_gram", name="unmerge.group_lasso(gram)", kind=FIRST)
 def group_from_gram(data: Data, tol: Any) -> Callable[[], Any]:
     return further(data, tol, "group_lasso_gram")
+
+
+def _given(data: Data, call: Callable[..., Any]) -> Callable[[], Any]:
+    gram = package().Gram(data.A, data.y, blocks="one", threads=_threads())
+    return lambda: _answer(call(gram, threads=_threads()))
+
+
+@contestant(*SUBSETS[:-1], name="unmerge.{method}(gram)", kind=FIRST)
+def subset_from_gram(data: Data, tol: Any, method: str) -> Callable[[], Any]:
+    solve = getattr(package(), method.removesuffix("_gram"))
+    return _given(data, lambda gram, threads: solve(gram, k=min(K, gram.atoms), threads=threads))
+
+
+@contestant("garrote_gram", name="unmerge.garrote_path, 50 gammas both ways", kind=FIRST)
+def garrote_from_gram(data: Data, tol: Any) -> Callable[[], Any]:
+    unmerge = package()
+
+    def call(gram: Any, threads: int) -> Any:
+        path = unmerge.garrote_path(gram, held_out=False, threads=threads)
+        return path.coef, path.report
+
+    return _given(data, call)
+
+
+@contestant("lasso_composite_gram", name="unmerge.minimise(L1)", kind=FIRST)
+def composite_lasso(data: Data, tol: Any) -> Callable[[], Any]:
+    unmerge = package()
+    terms = unmerge.terms.L1(data.penalties("lasso_composite_gram")[0])
+    return _given(data, lambda gram, threads: unmerge.minimise(gram, terms=terms, tol=1e-7, threads=threads))
+
+
+@contestant(*SETS, name="unmerge.minimise(its set)", kind=FIRST)
+def composite_set(data: Data, tol: Any, method: str) -> Callable[[], Any]:
+    unmerge = package()
+    upper, total = SETS[method]
+    terms = unmerge.terms.Box(0.0, upper) if total is None else unmerge.terms.Simplex(total)
+    return _given(data, lambda gram, threads: unmerge.minimise(gram, terms=terms, tol=1e-7, threads=threads))
+
+
+@contestant(*SETS, name="unmerge.bvls or simplex", kind=FIRST, headline=False)
+def set_from_gram(data: Data, tol: Any, method: str) -> Callable[[], Any]:
+    unmerge = package()
+    upper, total = SETS[method]
+    if total is None:
+        return _given(data, lambda gram, threads: unmerge.bvls(gram, lower=0.0, upper=upper, threads=threads))
+    return _given(data, lambda gram, threads: unmerge.simplex(gram, total=total, threads=threads))
 
 
 def _gram(data: Data, precision: str) -> Callable[[], Any]:

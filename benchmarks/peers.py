@@ -1,10 +1,12 @@
-"""The peers for everything but the LASSO family and the group penalties, in peers_lasso and peers_groups."""
+"""The peers for everything but the LASSO family, the group penalties and what begins with a Gram, in peers_lasso, peers_groups
+and peers_gram."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import peers_gram  # noqa: F401
 import peers_groups  # noqa: F401
 from contestants import contestant
 from peers_lasso import small_descent
@@ -132,6 +134,13 @@ def spams_omp(data: Data, tol: Any) -> Call:
     y = np.asfortranarray(data.y[:, None])
     # without eps the answer has been empty
     return lambda: dense(spams.omp(y, D=data.A, L=data.k, eps=0.0, numThreads=1))
+
+
+@contestant("omp", name="sklearn orthogonal_mp, precompute=False", copies=1.1)
+def sklearn_omp_data(data: Data, tol: Any) -> Call:
+    from sklearn.linear_model import orthogonal_mp
+
+    return lambda: orthogonal_mp(data.A, data.y, n_nonzero_coefs=data.k)
 
 
 @contestant("omp", name="sklearn OrthogonalMatchingPursuit", copies=1.1)
