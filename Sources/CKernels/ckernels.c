@@ -269,6 +269,58 @@ typedef float floats4 __attribute__((vector_size(16), aligned(4)));
 SMALL_GRAM(ck_small_gram_f64, double, lanes4)
 SMALL_GRAM(ck_small_gram_f32, float, floats4)
 
+// Blocks of 2 columns of x by 4 of c; missing ones repeat the last and are dropped.
+typedef float floats16 __attribute__((vector_size(64), aligned(4)));
+typedef float floats8 __attribute__((vector_size(32), aligned(4)));
+typedef double doubles8 __attribute__((vector_size(64)));
+#define HALF(v, a, b, c, d, e, f, g, h) __builtin_convertvector(__builtin_shufflevector(v, v, a, b, c, d, e, f, g, h), doubles8)
+#define FOLD(v) (HALF(v, 0, 1, 2, 3, 4, 5, 6, 7) + HALF(v, 8, 9, 10, 11, 12, 13, 14, 15))
+enum { FEW = 32 }; // w is at most that
+
+CLONES void ck_few_products_f32(double *g, size_t ldg, const float *x, size_t lead, size_t k, size_t m, const float *c,
+                                size_t leadc, size_t w) {
+#pragma clang fp contract(fast)
+  size_t whole = k / 16 * 16;
+  for (size_t i = 0; i < m; i += 2) {
+    size_t ni = i + 1 < m ? 2 : 1;
+    const float *a0 = x + i * lead, *a1 = x + (i + ni - 1) * lead;
+    // Columns are far apart: the next two are asked for while these are worked on.
+    const float *next0 = x + (i + 2 < m ? i + 2 : i) * lead, *next1 = x + (i + 3 < m ? i + 3 : i) * lead;
+    doubles8 one[FEW] = {{0}}, two[FEW] = {{0}};
+    for (size_t first = 0; first < whole; first += 1024) {
+      size_t end = whole - first < 1024 ? whole : first + 1024;
+      for (size_t j = 0; j < w; j += 4) {
+        size_t nj = w - j < 4 ? w - j : 4;
+        const float *b0 = c + j * leadc, *b1 = c + (j + (nj > 1 ? 1 : 0)) * leadc, *b2 = c + (j + (nj > 2 ? 2 : nj - 1)) * leadc,
+                    *b3 = c + (j + nj - 1) * leadc;
+        floats16 s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, t0 = {0}, t1 = {0}, t2 = {0}, t3 = {0};
+        for (size_t r = first; r < end; r += 16) {
+          __builtin_prefetch(next0 + r);
+          __builtin_prefetch(next1 + r);
+          floats16 u = *(const floats16 *)(a0 + r), v = *(const floats16 *)(a1 + r);
+          floats16 p = *(const floats16 *)(b0 + r), q = *(const floats16 *)(b1 + r);
+          s0 += u * p, t0 += v * p;
+          s1 += u * q, t1 += v * q;
+          p = *(const floats16 *)(b2 + r), q = *(const floats16 *)(b3 + r);
+          s2 += u * p, t2 += v * p;
+          s3 += u * q, t3 += v * q;
+        }
+        one[j] += FOLD(s0), two[j] += FOLD(t0);
+        if (nj > 1) one[j + 1] += FOLD(s1), two[j + 1] += FOLD(t1);
+        if (nj > 2) one[j + 2] += FOLD(s2), two[j + 2] += FOLD(t2);
+        if (nj > 3) one[j + 3] += FOLD(s3), two[j + 3] += FOLD(t3);
+      }
+    }
+    for (size_t j = 0; j < w; j++) {
+      double s = 0, t = 0;
+      for (int l = 0; l < 8; l++) s += one[j][l], t += two[j][l];
+      for (size_t r = whole; r < k; r++) s += (double)a0[r] * c[j * leadc + r], t += (double)a1[r] * c[j * leadc + r];
+      g[j * ldg + i] += s;
+      if (ni > 1) g[j * ldg + i + 1] += t;
+    }
+  }
+}
+
 CLONES void ck_accumulate_f32(double *restrict c, const float *restrict a, size_t n) {
   for (size_t i = 0; i < n; i++) c[i] += a[i];
 }

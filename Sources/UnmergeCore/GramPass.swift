@@ -152,10 +152,10 @@ private final class PassSlot<T: Real>: @unchecked Sendable {
     let targets = dense.dropFirst(nd).map { $0.column - pass.n }
     // A matrix that BLAS can read where it lies is not copied.
     var direct = pick == nil ? layout.matrix?.inPlace(T.self) : nil
-    if direct?.rowMajor == true, kernel.isSmall || kernel.isWide { direct = nil }
+    if direct?.rowMajor == true, kernel.isSmall || kernel.isWide || kernel.isFew { direct = nil }
     var limit = layout.tileEntries
     // Long columns keep the memory's prefetcher going; a single target stays in cache beside them.
-    if case .first = kernel.request, direct != nil, targets.count == 1, direct?.rowMajor == false { limit *= 8 }
+    if case .first = kernel.request, direct != nil, targets.count == 1, direct?.rowMajor == false { limit *= 64 }
     if !layout.factors.isEmpty, stack?.module != m { stack = (m, try FactorStack(layout)) }
     for tile in Tiling(rows: rows, cols: layout.cols, entries: limit, pick: pick) {
       let k = tile.entries

@@ -104,6 +104,11 @@ struct PanelKernel<T: Real>: Sendable {
     if case .complete = request { n <= fewColumns && (isWide || T.self == Double.self) } else { false }
   }
 
+  /// Columns are few enough for a kernel that reads X once; X is then wanted column-major.
+  var isFew: Bool {
+    if case .columns(let columns) = request { T.self == Float.self && columns.count <= 32 } else { false }
+  }
+
   /// `atoms` are the atoms X holds (nil: all, in order), `targets` the targets Y holds; k ≤ panelEntries (`.first`: any).
   func add(
     _ x: UnsafePointer<T>, lead: Int, rowMajor: Bool, atoms: [Int]?, _ y: UnsafePointer<T>, leadY: Int, targets: [Int],
@@ -184,6 +189,11 @@ struct PanelKernel<T: Real>: Sendable {
         width += 1
       }
       guard width > 0 else { return }
+      if isFew, atoms == nil, width == columns.count, !rowMajor,
+        T.fewProducts(sums.g.pointer, n, x, lead: lead, rows: k, columns: m, picked.pointer, leadC: k, few: width)
+      {
+        return
+      }
       T.gemm(!rowMajor, false, m, width, k, 1, x, lead, picked.pointer, k, 0, product.pointer, m)
       for (s, q) in place.enumerated() {
         let column = product.pointer + s * m

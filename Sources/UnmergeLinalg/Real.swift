@@ -42,6 +42,11 @@ package protocol Real: BinaryFloatingPoint, BitwiseCopyable, Sendable {
   static func smallGram(
     _ g: UnsafeMutablePointer<Double>, _ x: UnsafePointer<Self>, lead: Int, rows k: Int, columns n: Int)
 
+  /// G += XᵀC for few columns C, X k×m and C k×w with their columns `lead` and `leadC` apart; false where BLAS has to do it.
+  static func fewProducts(
+    _ g: UnsafeMutablePointer<Double>, _ ldg: Int, _ x: UnsafePointer<Self>, lead: Int, rows k: Int, columns m: Int,
+    _ c: UnsafePointer<Self>, leadC: Int, few w: Int) -> Bool
+
   /// Σ x², summed in double.
   static func squares(_ x: UnsafePointer<Self>, _ count: Int) -> Double
 
@@ -114,6 +119,14 @@ extension Float: Real {
   ) {
     ck_small_gram_f32(g, x, lead, k, n)
   }
+
+  package static func fewProducts(
+    _ g: UnsafeMutablePointer<Double>, _ ldg: Int, _ x: UnsafePointer<Float>, lead: Int, rows k: Int, columns m: Int,
+    _ c: UnsafePointer<Float>, leadC: Int, few w: Int
+  ) -> Bool {
+    ck_few_products_f32(g, ldg, x, lead, k, m, c, leadC, w)
+    return true
+  }
 }
 
 extension Double: Real {
@@ -178,4 +191,9 @@ extension Double: Real {
   ) {
     ck_small_gram_f64(g, x, lead, k, n)
   }
+
+  package static func fewProducts(
+    _ g: UnsafeMutablePointer<Double>, _ ldg: Int, _ x: UnsafePointer<Double>, lead: Int, rows k: Int, columns m: Int,
+    _ c: UnsafePointer<Double>, leadC: Int, few w: Int
+  ) -> Bool { false }
 }

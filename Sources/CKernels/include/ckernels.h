@@ -39,6 +39,11 @@ void ck_dot_twice(const double *x, const double *y, size_t n, double *high, doub
 void ck_small_gram_f64(double *g, const double *x, size_t lead, size_t k, size_t n);
 void ck_small_gram_f32(double *g, const float *x, size_t lead, size_t k, size_t n);
 
+// g += X'C for a few (w <= 32) columns C: X is k x m, C k x w, g m x w with leading dimension ldg. BLAS would pack all of X for them; here
+// every number of X is read from memory once. float32 lanes, summed in double every 1024 rows.
+void ck_few_products_f32(double *g, size_t ldg, const float *x, size_t lead, size_t k, size_t m, const float *c, size_t leadc,
+                         size_t w);
+
 // c[i] += a[i] for a float32 panel result.
 void ck_accumulate_f32(double *c, const float *a, size_t n);
 // m[i] = max(m[i], |x[i]|); a NaN stays.
