@@ -270,6 +270,37 @@ def test_small_coherence_is_exact_recovery(kind: str) -> None:
         np.testing.assert_allclose(coef, w, atol=1e-9 * np.linalg.norm(w))
 
 
+# Where the restricted isometry constant of order `order` k below `limit` is enough: Foucart 2011 (HTP with a step of 1), Song, Xia &
+# Liu 2013 (CoSaMP, subspace pursuit), Blumensath & Davies 2009 for unit steps (IHT: delta_3k < 1/sqrt(32)).
+ISOMETRY: dict[str, tuple[int, float, Method]] = {
+    "htp": (3, 1 / np.sqrt(3), lambda d, **o: unmerge.htp(d, step=1.0, **o)),
+    "iht": (3, 1 / np.sqrt(32), lambda d, **o: unmerge.iht(d, variant="plain", step=1.0, **o)),
+    "cosamp": (4, 0.5, unmerge.cosamp),
+    "subspace": (3, 0.4859, unmerge.subspace_pursuit),
+}
+
+
+@pytest.mark.parametrize("name", [*ISOMETRY])
+def test_near_isometry_is_exact_recovery(name: str) -> None:
+    """By Gershgorin delta_s <= (s - 1) mu, so that the assumption of the theorem is checked for every support at once."""
+    order, limit, method = ISOMETRY[name]
+    rng = np.random.default_rng([16, list(ISOMETRY).index(name)])
+    n, k = 60, 3
+    for _ in range(100):
+        Q, _ = np.linalg.qr(rng.standard_normal((n + 20, n)))
+        A = Q + 0.3 * limit / (order * k - 1) * rng.standard_normal((n + 20, n)) / np.sqrt(n + 20) * 2
+        A /= np.linalg.norm(A, axis=0)
+        mu = float(abs(A.T @ A - np.eye(n)).max())
+        A = A if (order * k - 1) * mu < limit else Q
+        mu = float(abs(A.T @ A - np.eye(n)).max())
+        assert (order * k - 1) * mu < limit
+        S = rng.choice(n, k, replace=False)
+        w = np.zeros(n)
+        w[S] = rng.choice([-1, 1], k) * 10 ** rng.uniform(-1, 1, k)
+        coef, _ = method((A, A @ w), k=k)
+        np.testing.assert_allclose(coef, w, atol=1e-8 * np.linalg.norm(w))
+
+
 def test_planted_supports_are_recovered() -> None:
     """128 x 256 Gaussian, k = 20, noiseless, Gaussian coefficients, 100 seeds: at least 98 of 100 (a true rate of 99.9 % misses
     that once in 6,000 runs).  Plain IHT, whose step 1/lambda_max is far too short here, is known to find fewer; half is asked."""
