@@ -1526,6 +1526,18 @@ unmerge_status unmerge_composite(const unmerge_gram *gram, const unmerge_term *t
                                  const unmerge_composite_options *options, const unmerge_run *run, const unmerge_view *coef,
                                  double *residuals, unmerge_report *reports, unmerge_error *error);
 
+/* The same from the data itself, without a Gram: for dictionaries whose n x n numbers are too many.  Memory is O(n) per thread,
+ * O(entries of the terms), and factors in double; a step is one pass over a and y or a few.  y has T columns over the modules of
+ * a; targets are answered one after the other.  AUTO is FISTA for terms on disjoint atoms without matrix, ADMM else, whose step
+ * is solved by conjugate gradients; so is Newton's, on faces of zeros, bounds, norms and squares (sums, clusters and balls are
+ * left to the engine).  Where all terms are L1, NONNEGATIVE_L1, L2 or LINF on disjoint atoms that cover all, without linear,
+ * duality_gap is that of the dual norms, free of cancellation, and CONVERGED also means relative_gap <= tol.  Elsewhere it is
+ * NaN.  condition is NaN.  The deadline and the cancel flag are asked between passes. */
+unmerge_status unmerge_composite_operator(const unmerge_operator *a, const unmerge_operator *y, const unmerge_term *terms,
+                                          int64_t n_terms, const unmerge_composite_options *options, const unmerge_run *run,
+                                          const unmerge_view *coef, double *residuals, unmerge_report *reports,
+                                          unmerge_error *error);
+
 /* Consensus over row blocks: what one machine contributes that holds a Gram of its rows only,
  *
  *     x = argmin 1/2 ||A_b x - y_b||^2 + rho/2 ||x - z + u||^2,

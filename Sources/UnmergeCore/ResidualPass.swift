@@ -132,7 +132,9 @@ private final class ResidualSlot: @unchecked Sendable {
     if !layout.factors.isEmpty, stack?.module != m { stack = (m, try FactorStack(layout)) }
     let stack = layout.factors.isEmpty ? nil : self.stack?.value
     if rows.lowerBound == 0, let stack { try factorSquares(layout, stack) }
-    for tile in Tiling(rows: rows, cols: layout.cols, entries: layout.tileEntries) {
+    // A panel holds all atoms: of many it has fewer rows.
+    let limit = min(layout.tileEntries, max(64, (1 << 21) / max(layout.denseAtoms, 1)))
+    for tile in Tiling(rows: rows, cols: layout.cols, entries: limit) {
       let k = tile.entries
       try grow(&x, max(k, 1), by: max(layout.denseAtoms, 1))
       try grow(&r, max(k, 1), by: targets)

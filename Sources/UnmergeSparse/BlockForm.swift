@@ -91,19 +91,5 @@ final class BlockForm: @unchecked Sendable {
   }
 
   /// An estimate of ‖Q‖₂ from below, by power iteration; work 2·count.
-  func norm(_ work: UnsafeMutablePointer<Double>) -> Double {
-    let m = count
-    let z = work + m
-    for i in 0..<m { work[i] = 1 + 0.5 * Double(i &* 7919 % 97) / 97 }
-    var size = 0.0
-    for _ in 0..<20 {
-      let length = Vector.dot(m, work, work).squareRoot()
-      guard length > 0 else { return size }
-      for i in 0..<m { work[i] /= length }
-      apply(work, z)
-      size = Vector.dot(m, work, z)
-      work.update(from: z, count: m)
-    }
-    return size
-  }
+  func norm(_ work: UnsafeMutablePointer<Double>) -> Double { powerIteration(count, work) { apply($0, $1) } }
 }

@@ -4,7 +4,7 @@ import UnmergeLinalg
 
 /// What is common to all targets of a composite problem.
 final class CompositeProblem: @unchecked Sendable {
-  let form: BlockForm
+  let form: any QuadraticForm
   let terms: [CompositeTerm]
   /// Where the entries of each term begin in the stacked z, and their number.
   let offsets: [Int]
@@ -16,6 +16,8 @@ final class CompositeProblem: @unchecked Sendable {
   /// Σ KᵀK of the terms with a matrix, and on the diagonal how many of the others act on an atom.
   let dense: Buffer<Double>?
   let covers: Buffer<Double>
+  /// The diagonal of Σ KᵀK.
+  let pull: Buffer<Double>
   /// Nobody pulls x_j back: a trace of the identity keeps the matrix of the step regular.
   let proximal: Double
   let rho: Double
@@ -24,7 +26,7 @@ final class CompositeProblem: @unchecked Sendable {
   let polishes: Bool
 
   init(
-    _ form: BlockForm, _ terms: [CompositeTerm], _ o: unmerge_composite_options, linear: Buffer<Double>?
+    _ form: any QuadraticForm, _ terms: [CompositeTerm], _ o: unmerge_composite_options, linear: Buffer<Double>?
   ) throws(UnmergeError) {
     self.form = form
     self.terms = terms
@@ -34,11 +36,14 @@ final class CompositeProblem: @unchecked Sendable {
     var offsets: [Int] = []
     var at = 0
     covers = try allocate(n)
+    pull = try allocate(n)
     var dense: Buffer<Double>?
     for term in terms {
       offsets.append(at)
       at = saturatingSum(at, term.count)
       if let k = term.matrix {
+        for j in 0..<n { pull[j] += Vector.dot(term.count, k.pointer + j * term.count, k.pointer + j * term.count) }
+        guard form.matrix != nil else { continue }
         let sum = if let dense { dense } else { try allocate(product(n, n, "K'K"), of: Double.self) }
         if n > 0, term.count > 0 {
           Double.gemm(true, false, n, n, term.count, 1, k.pointer, term.count, k.pointer, term.count, 1, sum.pointer, n)
@@ -53,6 +58,7 @@ final class CompositeProblem: @unchecked Sendable {
     self.dense = dense
     var isCovered = true
     for j in 0..<n where covers[j] == 0 { isCovered = false }
+    for j in 0..<n { pull[j] += covers[j] }
     proximal = isCovered ? 0 : 1e-6
     rho = o.rho / scale / scale
     relaxation = o.relaxation
@@ -75,6 +81,9 @@ final class CompositeProblem: @unchecked Sendable {
 ///
 /// by Cholesky with refinement, and z = prox(Kx + λ/ρ) tells the face of the result. On a right face of a polyhedral g that
 /// ends it; balls, cones and norms take a few rounds. The step is kept where the residuals fall.
+///
+/// Where Q is known through passes over the data alone, conjugate gradients take the place of Cholesky, in ADMM's step to a tenth
+/// of the residual they have to lower, and in Newton's on faces without C.
 ///
 /// One eigendecomposition of Q would make changes of ρ free, but costs 35 to 40 Cholesky factors (n = 64, 256), and ρ rarely
 /// changes more than a few times before Newton ends the search: it is factored anew.
@@ -112,6 +121,8 @@ final class CompositeSolver {
   private var system: Buffer<Double>
   private var rowsOf: Buffer<Double>
   private let free: Buffer<Int>
+  /// Residual, direction, its image and the preconditioner of conjugate gradients; empty where Q is a matrix.
+  private let conjugate: Buffer<Double>
   /// w = unit·x; objectives are in units of `energy`.
   let unit: Double
   let energy: Double
@@ -120,6 +131,8 @@ final class CompositeSolver {
   private var isFactored = false
   private var momentum = 1.0
   private var iterations = 0
+  /// Products that conjugate gradients have spent on faces.
+  private var spent = 0
   private(set) var primal = Double.infinity
   private(set) var dual = Double.infinity
   private var merit: Double { primal > dual || primal.isNaN ? primal : dual }
@@ -151,7 +164,9 @@ final class CompositeSolver {
     before = stacked + 2 * m
     kept = before + m
     face = try CompositeFace(terms.count, m)
-    factor = try allocate(problem.usesFISTA ? 0 : product(n, n, "the factor"))
+    let isMatrix = problem.form.matrix != nil
+    factor = try allocate(problem.usesFISTA || !isMatrix ? 0 : product(n, n, "the factor"))
+    conjugate = try allocate(isMatrix ? 0 : product(4, n, "the working memory"))
     system = try allocate(0)
     rowsOf = try allocate(0)
     free = try allocate(n)
@@ -197,9 +212,9 @@ final class CompositeSolver {
     for (k, term) in terms.enumerated() { term.applyTransposed(n, s, z + problem.offsets[k], x) }
   }
 
-  /// Residuals of x, z, λ.
-  private func measure() {
-    problem.form.apply(x, qx)
+  /// Residuals of x, z, λ; qx is that of x already where it `isKnown`.
+  private func measure(isKnown: Bool = false) {
+    if !isKnown { problem.form.apply(x, qx) }
     stack(x, kx)
     work.update(repeating: 0, count: n)
     unstack(1, lambda, work)
@@ -239,9 +254,8 @@ final class CompositeSolver {
 
   // MARK: the engines
 
-  private func refactor() throws(UnmergeError) {
+  private func refactor(_ q: UnsafeMutablePointer<Double>) throws(UnmergeError) {
     let h = factor.pointer
-    let q = problem.form.block(0)
     h.update(from: q, count: n * n)
     if let dense = problem.dense { Vector.axpy(n * n, rho, dense.pointer, h) }
     for j in 0..<n { h[j * n + j] += rho * problem.covers[j] + problem.proximal }
@@ -250,15 +264,78 @@ final class CompositeSolver {
   }
 
   private func stepADMM() throws(UnmergeError) {
-    if !isFactored { try refactor() }
     for i in 0..<m { stacked[i] = rho * z[i] - lambda[i] }
-    for j in 0..<n { x[j] = b[j] + problem.proximal * x[j] }
-    unstack(1, stacked, x)
-    Symmetric.solve(n, factor: factor.pointer, x, columns: 1)
+    if let q = problem.form.matrix {
+      if !isFactored { try refactor(q) }
+      for j in 0..<n { x[j] = b[j] + problem.proximal * x[j] }
+      unstack(1, stacked, x)
+      Symmetric.solve(n, factor: factor.pointer, x, columns: 1)
+    } else {
+      // The residual at the x we have: b + Kᵀ(ρz − λ) − Qx − ρKᵀKx; what is proximal cancels.
+      let r = conjugate.pointer
+      stack(x, kx)
+      for i in 0..<m { stacked[i] -= rho * kx[i] }
+      problem.form.apply(x, qx)
+      for j in 0..<n { r[j] = b[j] - qx[j] }
+      unstack(1, stacked, r)
+      solveConjugate(isNewton: false, tol: min(1e-1, max(1e-12, 0.1 * merit)))
+    }
     stack(x, kx)
     let a = problem.relaxation
     for i in 0..<m { v[i] = a * kx[i] + (1 - a) * z[i] + lambda[i] / rho }
     try proximal(1 / rho)
+  }
+
+  /// x += H⁻¹r by preconditioned conjugate gradients, r in the first quarter of `conjugate` and lowered to tol times what x is
+  /// pulled by; H = Q + ρKᵀK (+ proximal), or for Newton Q + KᵀWK on the atoms that no term pins (old = 0).
+  private func solveConjugate(isNewton: Bool, tol: Double) {
+    let (r, p, q, d) = (conjugate.pointer, conjugate.pointer + n, conjugate.pointer + 2 * n, conjugate.pointer + 3 * n)
+    let bent = stacked + m
+    func isFree(_ j: Int) -> Bool { !isNewton || old[j] == 0 }
+    for j in 0..<n { d[j] = problem.form.diagonal(j) + (isNewton ? 0 : rho * problem.pull[j] + problem.proximal) }
+    if isNewton {
+      for (k, term) in terms.enumerated() where term.matrix == nil {
+        for i in 0..<term.count { d[term.atoms?[i] ?? i] += face.bend[problem.offsets[k] + i] }
+      }
+    }
+    var (rz, size) = (0.0, 0.0)
+    for j in 0..<n {
+      if !isFree(j) || d[j] <= 0 { r[j] = 0 }
+      p[j] = d[j] > 0 ? r[j] / d[j] : 0
+      rz += r[j] * p[j]
+      if d[j] > 0 { size += b[j] * b[j] / d[j] }
+    }
+    let goal = tol * tol * max(size, isNewton ? 0 : rz)
+    for _ in 0..<min(isNewton ? 50 + iterations : 1000, 2 * n + 20) where rz > goal && rz > 0 {
+      if isNewton { spent += 1 }
+      problem.form.apply(p, q)
+      stack(p, bent)
+      for (k, term) in terms.enumerated() {
+        let range = problem.offsets[k]..<(problem.offsets[k] + term.count)
+        var along = 0.0
+        if isNewton, face.rankOne[k] > 0 { for i in range { along += face.unit[i] * bent[i] } }
+        for i in range {
+          bent[i] = isNewton ? face.bend[i] * bent[i] - (along == 0 ? 0 : face.rankOne[k] * along * face.unit[i]) : rho * bent[i]
+        }
+      }
+      unstack(1, bent, q)
+      var curvature = 0.0
+      for j in 0..<n {
+        q[j] = isFree(j) && d[j] > 0 ? q[j] + (isNewton ? 0 : problem.proximal * p[j]) : 0
+        curvature += p[j] * q[j]
+      }
+      guard curvature > 0, curvature.isFinite else { return }
+      let step = rz / curvature
+      var next = 0.0
+      for j in 0..<n {
+        x[j] += step * p[j]
+        r[j] -= step * q[j]
+        if d[j] > 0 { next += r[j] * r[j] / d[j] }
+      }
+      let beta = next / rz
+      rz = next
+      for j in 0..<n { p[j] = beta * p[j] + (d[j] > 0 ? r[j] / d[j] : 0) }
+    }
   }
 
   /// qx, point and work (Q·point) are those of the step before.
@@ -317,8 +394,7 @@ final class CompositeSolver {
     } else {
       rho = problem.rho
       if !(rho > 0) {
-        let q = problem.form.block(0)
-        for j in 0..<n { rho += q[j * n + j] / Double(n) }
+        for j in 0..<n { rho += problem.form.diagonal(j) / Double(n) }
       }
       rho = min(max(rho, 1e-12), 1e12)
     }
@@ -347,7 +423,8 @@ final class CompositeSolver {
       iterations += 1
       stop = watch.poll()
       guard iterations % 5 == 0 || iterations == watch.maxIterations else { continue }
-      measure()
+      measure(isKnown: problem.usesFISTA && problem.form.matrix == nil)
+      if problem.form.matrix == nil, merit <= 1e-4, let gap = normGap(), relative(gap, gram) <= 1e-3 * goal { break }
       describe()
       let isSteady = face.signature == last && (face.signature != failed || iterations >= retryAt)
       last = face.signature
@@ -381,12 +458,62 @@ final class CompositeSolver {
     end.iterations = iterations
     settle()
     measure()
-    let isMet = merit <= goal
     end.certificate = certificate(gram)
+    let isMet = merit <= goal || problem.form.matrix == nil && end.certificate.relativeGap <= goal
     if !isMet {
       end.outcome = stop?.outcome ?? (iterations >= watch.maxIterations ? UNMERGE_ITERATION_LIMIT : UNMERGE_STALLED)
     }
     return end
+  }
+
+  /// The duality gap where every atom belongs to one term and all terms are norms: with g = b − Qx and s the largest number in
+  /// [0, 1] for which s·g is in all dual balls, ½ (1 − s)² ‖r‖² + Σ [g_i(x) − s gᵀx], a sum of terms ≥ 0. In units of `energy`.
+  private func normGap() -> (gap: Double, objective: Double)? {
+    guard problem.linear == nil, yy > 0 else { return nil }
+    for j in 0..<n where problem.covers[j] != 1 && problem.form.diagonal(j) > 0 { return nil }
+    let g = work
+    var fit = yy
+    for j in 0..<n {
+      g[j] = b[j] - qx[j]
+      fit -= x[j] * (b[j] + g[j])
+    }
+    fit = max(fit, 0)
+    var s = 1.0
+    for round in 0..<2 {
+      var (bracket, penalty) = (0.0, 0.0)
+      for term in terms {
+        guard let call = term.call, term.matrix == nil else { return nil }
+        let strength = call.o.alpha / problem.scale / yy.squareRoot() / energy.squareRoot()
+        let p = call.weights
+        func limit(_ dual: Double, _ bound: Double) { if dual > bound * (1 + 8 * roundoff) { s = min(s, bound / dual) } }
+        var (pull, dual, norm) = (0.0, 0.0, 0.0)
+        for i in 0..<term.count {
+          let j = term.atoms?[i] ?? i
+          let a = strength * (p?[i] ?? 1)
+          switch term.kind {
+          case UNMERGE_PROX_L1, UNMERGE_PROX_NONNEGATIVE_L1:
+            if round == 0 { limit(term.kind == UNMERGE_PROX_L1 ? abs(g[j]) : g[j], a) }
+            bracket += max(0, a * abs(x[j]) - s * g[j] * x[j])
+            penalty += a * abs(x[j])
+          case UNMERGE_PROX_L2:
+            (pull, dual, norm) = (pull + g[j] * x[j], dual + g[j] * g[j], norm + x[j] * x[j])
+          case UNMERGE_PROX_LINF:
+            (pull, dual, norm) = (pull + g[j] * x[j], dual + abs(g[j]), max(norm, abs(x[j])))
+          default: return nil
+          }
+        }
+        if term.kind == UNMERGE_PROX_L2 { (dual, norm) = (dual.squareRoot(), norm.squareRoot()) }
+        if round == 0 { limit(dual, strength) }
+        bracket += max(0, strength * norm - s * pull)
+        penalty += strength * norm
+      }
+      if round == 1 { return (0.5 * (1 - s) * (1 - s) * fit + bracket, 0.5 * fit + penalty) }
+    }
+    return nil
+  }
+
+  private func relative(_ gap: (gap: Double, objective: Double), _ gram: Gram) -> Double {
+    gap.gap / max(gap.objective, floor(gram) * yy)
   }
 
   /// x as it is returned: of the terms' own entries where there are some, and exactly what a face pins.
@@ -446,6 +573,7 @@ final class CompositeSolver {
       gap += abs(term.isSet ? linear : value - term.value(rawZ + at) / energy - linear)
     }
     r.gap = gap.isFinite ? gap : .nan
+    if !gram.sensitivity.isFinite, let known = normGap() { r.gap = known.gap }
     r.relativeGap = r.gap / max(abs(r.objective), floor(gram) * max(yy, 1e-300))
     return r
   }
@@ -566,6 +694,7 @@ final class CompositeSolver {
     }
     let rows = face.rows + extra
     guard rows <= 4 * max(n, 1) else { return false }
+    guard let matrix = problem.form.matrix else { return rows == 0 && newtonConjugate() }
     // H = Q + KᵀWK, then its free part, behind it the factor.
     let cells = try product(2 * n, n, "the system")
     if system.count < cells { system = try allocate(cells) }
@@ -573,7 +702,7 @@ final class CompositeSolver {
     if rowsOf.count < width + rows * rows + 4 * rows { rowsOf = try allocate(width + rows * rows + 4 * rows) }
     let h = system.pointer
     let reduced = h + n * n
-    h.update(from: problem.form.block(0), count: n * n)
+    h.update(from: matrix, count: n * n)
     let c = rowsOf.pointer
     let compact = c + n * rows
     let solved = compact + n * rows
@@ -698,6 +827,31 @@ final class CompositeSolver {
       }
     }
     return ready
+  }
+
+  /// The same on a face without C, for Q that is no matrix; x is at its pins and `old` counts them.
+  private func newtonConjugate() -> Bool {
+    // Early faces are large and most of them wrong: they may take as much again as the engine has.
+    guard spent <= 2 * iterations + 50 else { return false }
+    let r = conjugate.pointer
+    for round in 0..<3 {
+      stack(x, kx)
+      tension(work)
+      problem.form.apply(x, qx)
+      for j in 0..<n { r[j] = b[j] - qx[j] }
+      unstack(-1, stacked, r)
+      if round == 2 { break }
+      solveConjugate(isNewton: true, tol: 1e-14)
+    }
+    lambda.update(from: stacked, count: m)
+    for (k, term) in terms.enumerated() where term.matrix == nil {
+      for i in 0..<term.count where face.isPinned[problem.offsets[k] + i] {
+        let j = term.atoms?[i] ?? i
+        lambda[problem.offsets[k] + i] += r[j] / old[j]
+      }
+    }
+    for j in 0..<n where !x[j].isFinite { return false }
+    return true
   }
 
   /// stacked ← λ + W(Kx − z) + Cᵀν

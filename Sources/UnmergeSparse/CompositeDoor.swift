@@ -66,8 +66,48 @@ public func unmerge_composite(
 ) -> unmerge_status {
   door(error) { () throws(UnmergeError) in
     let gram = try object(gram, "gram", Gram.self)
-    let n = gram.atoms
-    let o = try read(options, "options")
+    let composite = try Composite(terms, n_terms, options, atoms: gram.atoms)
+    let watch = try Watch(run)
+    try composite.answer(gram, BlockForm(gram, watch), watch, coef, residuals, reports)
+  }
+}
+
+@_cdecl("unmerge_composite_operator") @implementation
+public func unmerge_composite_operator(
+  _ a: OpaquePointer?, _ y: OpaquePointer?, _ terms: UnsafePointer<unmerge_term>?, _ n_terms: Int64,
+  _ options: UnsafePointer<unmerge_composite_options>?, _ run: UnsafePointer<unmerge_run>?,
+  _ coef: UnsafePointer<unmerge_view>?, _ residuals: UnsafeMutablePointer<Double>?,
+  _ reports: UnsafeMutablePointer<unmerge_report>?, _ error: UnsafeMutablePointer<unmerge_error>?
+) -> unmerge_status {
+  door(error) { () throws(UnmergeError) in
+    let atoms = try object(a, "a", Operator.self).snapshot
+    let targets = try object(y, "y", Operator.self).snapshot
+    let composite = try Composite(terms, n_terms, options, atoms: atoms.count)
+    let watch = try Watch(run)
+    _ = try Output(coef, "coef", rows: atoms.count, columns: targets.count)
+    try checkResult(reports, "reports", count: targets.count)
+    // Of w = 0: norms, correlations and ‖y‖.
+    let zero = try allocate(product(atoms.count, targets.count, "coef"), of: Double.self)
+    let first = try residualPass(atoms, targets, mask: nil, zero.pointer, watch)
+    let gram = try summary(first, atoms, targets, entries: atoms.entries, correlations: first.correlation)
+    try composite.answer(gram, OperatorForm(atoms, gram, watch), watch, coef, residuals, reports)
+  }
+}
+
+/// Terms and options, checked.
+private struct Composite {
+  let n: Int
+  let o: unmerge_composite_options
+  let list: [CompositeTerm]
+  let linear: Buffer<Double>?
+  /// The first atom that two terms act on, or a term with a matrix: what FISTA does not take.
+  private let obstacle: String?
+
+  init(
+    _ terms: UnsafePointer<unmerge_term>?, _ count: Int64, _ options: UnsafePointer<unmerge_composite_options>?, atoms n: Int
+  ) throws(UnmergeError) {
+    self.n = n
+    o = try read(options, "options")
     try check(o.rho, "options->rho", 0...Double.greatestFiniteMagnitude, "finite and >= 0")
     try check(o.relaxation, "options->relaxation", 1...1.8, "in [1, 1.8]")
     try checkFlag(o.polish, "options->polish")
@@ -78,39 +118,52 @@ public func unmerge_composite(
     guard o.engine >= UNMERGE_ENGINE_AUTO, o.engine <= UNMERGE_ENGINE_FISTA else {
       throw .range("options->engine is \(o.engine); it must be one of UNMERGE_ENGINE_... (0 to \(UNMERGE_ENGINE_FISTA))")
     }
-    let linear = try copyDoubles(o.linear, n)
+    linear = try copyDoubles(o.linear, n)
     if let linear {
       for j in 0..<n where !(abs(linear[j]) < .infinity) {
         throw .range("options->linear[\(j)] is \(linear[j]); it must be finite")
       }
     }
-    let list = try readTerms(terms, n_terms, atoms: n)
-    if o.engine == UNMERGE_ENGINE_FISTA {
-      let seen = try allocate(n, of: Bool.self)
-      for (k, term) in list.enumerated() {
-        guard term.matrix == nil else {
-          throw .range("terms[\(k)] has a matrix; UNMERGE_ENGINE_FISTA takes terms without, on disjoint atoms")
+    list = try readTerms(terms, count, atoms: n)
+    var obstacle: String?
+    let seen = try allocate(n, of: Bool.self)
+    for (k, term) in list.enumerated() where obstacle == nil {
+      if term.matrix != nil {
+        obstacle = "terms[\(k)] has a matrix; UNMERGE_ENGINE_FISTA takes terms without, on disjoint atoms"
+        continue
+      }
+      for i in 0..<term.count {
+        let j = term.atoms?[i] ?? i
+        if seen[j] {
+          obstacle = "atom \(j) is in terms[\(k)] and one before; UNMERGE_ENGINE_FISTA takes terms on disjoint atoms"
+          break
         }
-        for i in 0..<term.count {
-          let j = term.atoms?[i] ?? i
-          guard !seen[j] else {
-            throw .range("atom \(j) is in terms[\(k)] and one before; UNMERGE_ENGINE_FISTA takes terms on disjoint atoms")
-          }
-          seen[j] = true
-        }
+        seen[j] = true
       }
     }
-    let watch = try Watch(run)
+    self.obstacle = obstacle
+    if o.engine == UNMERGE_ENGINE_FISTA, let obstacle { throw .range(obstacle) }
+  }
+
+  func answer(
+    _ gram: Gram, _ form: any QuadraticForm, _ watch: Watch, _ coef: UnsafePointer<unmerge_view>?,
+    _ residuals: UnsafeMutablePointer<Double>?, _ reports: UnsafeMutablePointer<unmerge_report>?
+  ) throws(UnmergeError) {
     let output = try Output(coef, "coef", rows: n, columns: gram.targets)
     try checkResult(reports, "reports", count: gram.targets)
     let start = o.warm_start == 1 ? try readWarmStart(output, gram) : nil
     let answers = try Answers(n, gram.targets)
     let reached = try allocate(product(2, gram.targets, "residuals"), of: Double.self)
-    let problem = try CompositeProblem(BlockForm(gram, watch), list, o, linear: linear)
+    let stream = form as? OperatorForm
+    var options = o
+    if stream != nil, o.engine == UNMERGE_ENGINE_AUTO, obstacle == nil { options.engine = UNMERGE_ENGINE_FISTA }
+    let problem = try CompositeProblem(form, list, options, linear: linear)
     // LAPACK counts in 32 bits.
     guard problem.entries <= Int(Int32.max) else { throw .shape("the terms have more than \(Int32.max) entries") }
-    let hasCallbacks = list.contains { $0.call == nil }
-    try eachTask(gram.targets, hasCallbacks ? 1 : watch.threads) { t throws(UnmergeError) in
+    // Callbacks are called on the calling thread; passes over the data have all threads to themselves.
+    let isSerial = stream != nil || list.contains { $0.call == nil }
+    let n = n
+    try eachTask(gram.targets, isSerial ? 1 : watch.threads) { t throws(UnmergeError) in
       let solver = try CompositeSolver(problem, gram, target: t)
       if let start { for j in 0..<n { solver.x[j] = bounded(start[t * n + j] / solver.unit) } }
       let end = try solver.run(watch, gram, isWarm: start != nil)
@@ -118,8 +171,9 @@ public func unmerge_composite(
       var nonzeros = 0
       for j in 0..<n where answers.coefficients(t)[j] != 0 { nonzeros += 1 }
       (reached[2 * t], reached[2 * t + 1]) = (solver.primal, solver.dual)
-      answers.set(
-        t, report: report(end, gram, target: t, unit: solver.energy.squareRoot(), nonzeros: nonzeros, watch))
+      var r = report(end, gram, target: t, unit: solver.energy.squareRoot(), nonzeros: nonzeros, watch)
+      if let stream { r.passes = Int64(stream.passes) }
+      answers.set(t, report: r)
     }
     answers.deliver(output, reports)
     residuals?.update(from: reached.pointer, count: 2 * gram.targets)

@@ -194,8 +194,10 @@ private func report(
   return r
 }
 
-/// The norms and targets of a residual pass as a Gram without columns.
-private func summary(_ r: Residual, _ a: Columns, _ y: Columns, entries: Int) throws(UnmergeError) -> Gram {
+/// The norms and targets of a residual pass as a Gram without columns, and with Aᵀr for its correlations where r = y.
+func summary(
+  _ r: Residual, _ a: Columns, _ y: Columns, entries: Int, correlations: Buffer<Double>? = nil
+) throws(UnmergeError) -> Gram {
   let norms: Buffer<Double> = try allocate(r.atoms)
   for j in 0..<r.atoms { norms[j] = r.squares[j].squareRoot() }
   for j in 0..<r.atoms where !norms[j].isFinite {
@@ -204,8 +206,10 @@ private func summary(_ r: Residual, _ a: Columns, _ y: Columns, entries: Int) th
   for t in 0..<r.targets where !r.yy[t].isFinite || !r.rss[t].isFinite {
     throw nonfinite(y, t, "target") ?? UnmergeError(UNMERGE_E_NONFINITE, "the residual of target \(t) overflows in double")
   }
+  let c = if let correlations { correlations } else { try allocate(r.atoms * r.targets, of: Double.self) }
   return try Gram(
-    atoms: r.atoms, targets: r.targets, entries: entries, blocks: [], norms: norms, c: try allocate(r.atoms * r.targets),
+    atoms: r.atoms, targets: r.targets, entries: entries, blocks: [], norms: norms,
+    c: c,
     yy: r.yy, precision: .exact, passes: 1, complete: nil, source: nil)
 }
 

@@ -20,8 +20,9 @@ from ._library import call, prepared
 from ._options import INT64, boolean, choice, integer, real
 from ._run import ProgressOption, Run
 from .errors import bad_range, bad_shape, bad_type
-from .gram import Gram
+from .gram import Gram, pass_seconds
 from .methods import Coef, Data, Reports, _gram, _seconds
+from .operator import Operator, as_operator
 from .report import from_c, report_array
 from .terms import Term
 
@@ -48,6 +49,7 @@ def minimise(
     relaxation: float = 1.6,
     polish: bool = True,
     start: Any = None,
+    stream: bool = False,
     tol: float = 1e-10,
     max_iter: int = 10000,
     deadline: float = 0,
@@ -60,6 +62,9 @@ def minimise(
     terms: a term or a list.  linear: n numbers.  engine: "admm" ("auto" is that), or "fista" for terms on disjoint atoms
     without matrix.  rho: ADMM's penalty in units of ||a||^2, > 0 fixes it; 0 adapts it.  relaxation in [1, 1.8].  polish:
     Newton on the face that the iteration has found.
+
+    stream: without a Gram, by passes over the data, for a pair (A, y) or an Operator with a target: O(n) numbers where the Gram has
+    n^2.  "auto" is then "fista" where that can be; where all terms are norms ``duality_gap`` is known, and ends it too.
 
     The report's ``primal`` and ``dual`` are the relative residuals of K w = z and of stationarity; ``violation``, the larger
     one, is what ``tol`` is about.  Raises :class:`Infeasible` where the sets have no point in common.
@@ -75,8 +80,8 @@ def minimise(
             engine=choice(engine, "engine", ENGINES),
             polish=boolean(polish, "polish"),
         )
-        gram = _gram(data, run, "all")
-        n, targets = gram.atoms, gram.targets
+        source = _streamed(data) if boolean(stream, "stream") else _gram(data, run, "all")
+        n, targets, vector = source.atoms, source.targets, source._vector
         tilt = None if linear is None else numbers(linear, "linear", (n,))
         options.linear = doubles(tilt)
         array = (_ffi.unmerge_term * max(len(chosen), 1))()
@@ -88,16 +93,18 @@ def minimise(
         if start is None:
             coef = np.zeros((n, targets))
         else:
-            coef = numbers(start, "start", (n,) if gram._vector else (n, targets)).reshape(n, targets)
+            coef = numbers(start, "start", (n,) if vector else (n, targets)).reshape(n, targets)
             options.warm_start = 1
         residuals = np.full((targets, 2), np.nan)
         reports = report_array(targets)
         try:
+            name = "composite_operator" if isinstance(source, _Streamed) else "composite"
+            handles = source.handles if isinstance(source, _Streamed) else (source._handle,)
             run.call(
-                "composite",
-                (gram._handle, array, len(chosen), ctypes.byref(options)),
+                name,
+                (*handles, array, len(chosen), ctypes.byref(options)),
                 (output(coef).pointer, doubles(residuals.reshape(-1)), reports),
-                predicted=_seconds(gram, targets),
+                predicted=source.seconds if isinstance(source, _Streamed) else _seconds(source, targets),
             )
         except Exception:
             if failures:
@@ -107,7 +114,26 @@ def minimise(
         found = [
             replace(report, primal=float(r[0]), dual=float(r[1])) for report, r in zip(from_c(reports), residuals)
         ]
-        return (coef[:, 0], found[0]) if gram._vector else (coef, found)
+        return (coef[:, 0], found[0]) if vector else (coef, found)
+
+
+class _Streamed:
+    """Atoms and targets that are read pass by pass."""
+
+    def __init__(self, a: Operator, y: Operator) -> None:
+        self.a, self.y = a, y
+        self.handles = (a._handle, y._handle)
+        self.atoms, self.targets = a.shape[1], y.shape[1]
+        self._vector = y.is_vector and self.targets == 1
+        self.seconds = 100 * pass_seconds(a, y)
+
+
+def _streamed(data: Any) -> _Streamed:
+    if isinstance(data, Operator) and data._target is not None:
+        data = (data, data._target)
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise bad_type(f"data is a {type(data).__name__}, and stream is True: it must be a pair (A, y) or an Operator with a target")
+    return _Streamed(as_operator(data[0], "A"), as_operator(data[1], "y"))
 
 
 class Consensus:
