@@ -460,6 +460,7 @@ final class CompositeSolver {
     measure()
     end.certificate = certificate(gram)
     let isMet = merit <= goal || problem.form.matrix == nil && end.certificate.relativeGap <= goal
+    if isMet, gram.sensitivity.isFinite { end.df = try degreesOfFreedom() }
     if !isMet {
       end.outcome = stop?.outcome ?? (iterations >= watch.maxIterations ? UNMERGE_ITERATION_LIMIT : UNMERGE_STALLED)
     }
@@ -615,6 +616,115 @@ final class CompositeSolver {
       UNMERGE_E_INFEASIBLE,
       "the sets of the terms have no point in common: every w misses them by at least \(distance) in Euclidean norm, over "
         + "the terms stacked")
+  }
+
+  /// The trace of d(Aw)/dy where the face stays: on its tangent space {d : d = 0 at pins, C d = 0} d(w)/dy is (H restricted)⁻¹Aᵀ,
+  /// H = Q + KᵀWK, so it is the dimension of that space where nothing bends, else tr[(H restricted)⁻¹ Q]. NaN for callbacks and
+  /// where a matrix term bends. Q is regular.
+  private func degreesOfFreedom() throws(UnmergeError) -> Double {
+    guard let q = problem.form.matrix, problem.terms.allSatisfy({ $0.call != nil }) else { return .nan }
+    for j in 0..<n { old[j] = problem.form.diagonal(j) > 0 ? 0 : 1 }
+    var bends = false
+    var extra = 0
+    for (k, term) in terms.enumerated() {
+      for i in 0..<term.count {
+        let at = problem.offsets[k] + i
+        if face.isPinned[at] {
+          if term.matrix == nil { old[term.atoms?[i] ?? i] += 1 } else { extra += 1 }
+        } else if face.bend[at] > 0 {
+          if term.matrix != nil { return .nan }
+          bends = true
+        }
+      }
+    }
+    var f = 0
+    for j in 0..<n where old[j] == 0 {
+      free[f] = j
+      f += 1
+    }
+    guard f > 0 else { return 0 }
+    // The rows of C, orthonormal over the free atoms; what depends on earlier ones adds nothing.
+    let limit = min(face.rows + extra, f)
+    let basis = try allocate(product(limit + 1, f, "the rows of the face"), of: Double.self)
+    let whole = work
+    var rank = 0
+    func add() {
+      guard rank < limit else { return }
+      let row = basis.pointer + rank * f
+      for a in 0..<f { row[a] = whole[free[a]] }
+      let size = Vector.dot(f, row, row).squareRoot()
+      guard size > 0 else { return }
+      for a in 0..<f { row[a] /= size }
+      for _ in 0..<2 {
+        for s in 0..<rank { Vector.axpy(f, -Vector.dot(f, basis.pointer + s * f, row), basis.pointer + s * f, row) }
+      }
+      let left = Vector.dot(f, row, row).squareRoot()
+      guard left > 1e-8 else { return }
+      for a in 0..<f { row[a] /= left }
+      rank += 1
+    }
+    var at = 0
+    for s in 0..<face.rows {
+      whole.update(repeating: 0, count: n)
+      for e in face.start[s]..<face.start[s + 1] {
+        // Entries of a row are of one term.
+        while at + 1 < terms.count, face.index[e] >= problem.offsets[at + 1] { at += 1 }
+        let (term, unitRow) = (terms[at], face.index[e] - problem.offsets[at])
+        if let matrix = term.matrix {
+          for j in 0..<n { whole[j] += face.weight[e] * matrix[j * term.count + unitRow] }
+        } else {
+          whole[term.atoms?[unitRow] ?? unitRow] += face.weight[e]
+        }
+      }
+      add()
+    }
+    for (k, term) in terms.enumerated() {
+      guard let matrix = term.matrix else { continue }
+      for i in 0..<term.count where face.isPinned[problem.offsets[k] + i] {
+        for j in 0..<n { whole[j] = matrix[j * term.count + i] }
+        add()
+      }
+    }
+    guard bends else { return Double(f - rank) }
+    // H on the tangent space, its complement made stiff; then tr(H⁻¹ P Q P), P the projection.
+    let cells = try product(f, f, "the face")
+    let (h, inside) = (try allocate(cells, of: Double.self), try allocate(cells, of: Double.self))
+    for a in 0..<f { for i in 0..<f { inside[a * f + i] = q[free[a] * n + free[i]] } }
+    h.pointer.update(from: inside.pointer, count: cells)
+    whole.update(repeating: 0, count: n)
+    for (k, term) in terms.enumerated() where term.matrix == nil {
+      for i in 0..<term.count { whole[term.atoms?[i] ?? i] += face.bend[problem.offsets[k] + i] }
+    }
+    for a in 0..<f { h[a * (f + 1)] += whole[free[a]] }
+    for (k, term) in terms.enumerated() where term.matrix == nil && face.rankOne[k] > 0 {
+      whole.update(repeating: 0, count: n)
+      term.applyTransposed(n, 1, face.unit.pointer + problem.offsets[k], whole)
+      for a in 0..<f { for i in 0..<f { h[a * f + i] -= face.rankOne[k] * whole[free[a]] * whole[free[i]] } }
+    }
+    project(inside.pointer, f, basis.pointer, rank)
+    project(h.pointer, f, basis.pointer, rank)
+    var stiff = 0.0
+    for a in 0..<f { stiff = max(stiff, h[a * (f + 1)]) }
+    if rank > 0 { Double.gemm(false, true, f, f, rank, stiff, basis.pointer, f, basis.pointer, f, 1, h.pointer, f) }
+    guard Symmetric.factor(f, h.pointer) != nil else { return .nan }
+    Symmetric.solve(f, factor: h.pointer, inside.pointer, columns: f)
+    var trace = 0.0
+    for a in 0..<f { trace += inside[a * (f + 1)] }
+    return trace
+  }
+
+  /// m ← P m P, P = I − BBᵀ with the rows of B orthonormal.
+  private func project(_ m: UnsafeMutablePointer<Double>, _ f: Int, _ basis: UnsafePointer<Double>, _ rank: Int) {
+    for s in 0..<rank {
+      let b = basis + s * f
+      // Columns, then rows; m is symmetric.
+      for a in 0..<f { Vector.axpy(f, -Vector.dot(f, b, m + a * f), b, m + a * f) }
+      for i in 0..<f {
+        var sum = 0.0
+        for a in 0..<f { sum += b[a] * m[a * f + i] }
+        for a in 0..<f { m[a * f + i] -= sum * b[a] }
+      }
+    }
   }
 
   // MARK: Newton on the face

@@ -499,3 +499,45 @@ def test_consensus_equals_the_single_gram(targets: int) -> None:
     assert np.allclose(B.T @ (B @ x - y[0::3]) + 2.0 * (x - z + u), 0, atol=1e-10)
     with pytest.raises(unmerge.InvalidValue, match="rho is 0"):
         unmerge.Consensus(3, rho=0)
+
+
+# ---------------------------------------------------------------- degrees of freedom
+
+
+def test_df_is_the_divergence_of_the_fit() -> None:
+    """Central differences of A w(y) in every entry of y, at problems whose face stays."""
+    rng = np.random.default_rng(20)
+    p, n, h = 30, 8, 1e-5
+    A = rng.standard_normal((p, n))
+    y = A @ rng.standard_normal(n) + 0.5 * rng.standard_normal(p)
+    y /= np.linalg.norm(y)
+    a = float(np.abs(A.T @ y).max())
+    cases: dict[str, Any] = {
+        "l1": t.L1(0.2 * a),
+        "box": t.Box(-0.02, 0.03),
+        "simplex": t.Simplex(0.3),
+        "l1 ball": t.L1Ball(0.1),
+        "l2 ball": t.L2Ball(0.05),
+        "plane + nonnegative": [t.Plane(0.2), t.Nonnegative()],
+        "tv": t.TotalVariation(0.1 * a),
+        "l1 of Kw": t.L1(0.1 * a, matrix=np.diff(np.eye(n), axis=0)),
+        "linf": t.LInf(0.5 * a),
+        "ridge": t.L2Squared(3.0),
+        "groups": [t.Group(0.3 * a, atoms=range(0, 4)), t.Group(0.3 * a, atoms=range(4, 8))],
+        "sparse group": t.SparseGroup(0.3 * a, l1_ratio=0.5),
+        "elastic net + plane": [t.ElasticNet(0.2 * a, l1_ratio=0.5), t.Plane(0.1)],
+        "huber": t.Huber(0.3 * a, gamma=0.02),
+        "nothing": (),
+    }
+    for name, terms in cases.items():
+        fit = lambda target: A @ unmerge.minimise((A, target), terms=terms, tol=1e-13)[0]
+        _, report = unmerge.minimise((A, y), terms=terms, tol=1e-12)
+        steps = h * np.eye(p)
+        divergence = sum((fit(y + e)[i] - fit(y - e)[i]) / (2 * h) for i, e in enumerate(steps))
+        assert report.df == pytest.approx(divergence, abs=1e-4), name
+    gram = unmerge.Gram(A, y)
+    assert unmerge.minimise(gram, terms=t.L1(0.2 * a))[1].df == unmerge.lasso(gram, alpha=0.2 * a)[1].df
+    ridge = unmerge.ridge(gram, alpha=3.0)[1].df
+    assert unmerge.minimise(gram, terms=t.L2Squared(3.0))[1].df == pytest.approx(ridge, rel=1e-9)
+    soft = t.Prox(lambda v, step: np.sign(v) * np.maximum(np.abs(v) - step, 0))
+    assert np.isnan(unmerge.minimise(gram, terms=soft, tol=1e-6)[1].df)
