@@ -1609,7 +1609,7 @@ unmerge_status unmerge_model_step(unmerge_model *model, const unmerge_view *x, c
 /* Codes H (k x columns of x) of any data for the dictionary as it is; the model does not change. */
 unmerge_status unmerge_model_transform(unmerge_model *model, const unmerge_view *x, const unmerge_run *run,
                                        const unmerge_view *codes, unmerge_report *report, unmerge_error *error);
-unmerge_status unmerge_model_components(const unmerge_model *model, const unmerge_view *w, unmerge_error *error); /* W, p x k */
+unmerge_status unmerge_model_components(const unmerge_model *model, const unmerge_view *w, unmerge_error *error); /* W, p x k, f64 or f32 */
 unmerge_status unmerge_model_codes(const unmerge_model *model, const unmerge_view *h, unmerge_error *error);      /* H, k x T */
 unmerge_status unmerge_model_saved_size(const unmerge_model *model, int64_t *size, unmerge_error *error);
 unmerge_status unmerge_model_save(const unmerge_model *model, void *bytes, int64_t size, unmerge_error *error);
@@ -1647,7 +1647,7 @@ unmerge_status unmerge_model_load(const void *bytes, int64_t size, unmerge_model
 #define UNMERGE_NMF_PROJECTED 3
 #define UNMERGE_LOSS_FROBENIUS 0
 #define UNMERGE_LOSS_KL 1
-#define UNMERGE_INIT_AUTO 0    /* NNDSVD with means for zeros where k <= min(p, T), else random */
+#define UNMERGE_INIT_AUTO 0    /* NNDSVDA where it can be: k <= min(p, T), no missing entries, W not signed; else RANDOM */
 #define UNMERGE_INIT_RANDOM 1  /* uniform, scaled to the data */
 #define UNMERGE_INIT_NNDSVD 2  /* Boutsidis & Gallopoulos 2008, singular vectors to about 1e-3; under MU zeros stay zero */
 #define UNMERGE_INIT_NNDSVDA 3 /* zeros replaced by the mean of X */

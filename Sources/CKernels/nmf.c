@@ -13,7 +13,11 @@ CLONES double ck_nonnegative_sweeps(double *restrict f, const double *restrict b
     for (size_t i = 0; i < k; i++) {
       const double *row = g + i * k;
       double d = row[i];
-      if (!(d > 0)) continue;
+      if (!(d > 0)) { // nothing holds it but its price
+        for (size_t r = 0; r < CK_ROWS; r++)
+          if (b[i * CK_ROWS + r] < 0) f[i * CK_ROWS + r] = 0;
+        continue;
+      }
       double inverse = 1 / d;
       for (size_t h = 0; h < CK_ROWS; h += HALF) {
         double a[HALF];

@@ -185,10 +185,22 @@ struct DataMatrix {
       squares += found[3 * i + 1]
       least = min(least, found[3 * i + 2])
     }
-    guard squares.isFinite else {
-      throw UnmergeError(UNMERGE_E_RANGE, "x is too large: its sum of squares overflows; scale it")
+    // Products of four factors occur, and their quotients.
+    guard squares <= 1e200 else { throw UnmergeError(UNMERGE_E_RANGE, "x is too large: its norm is above 1e100; scale it") }
+    guard squares >= 1e-200 || (squares == 0 && sum == 0) else {
+      throw UnmergeError(UNMERGE_E_RANGE, "x is too small: its norm is below 1e-100; scale it")
     }
     return (squares, sum, least)
+  }
+
+  /// Refuses a negative entry by its place; `least` is the smallest there is.
+  func checkNonnegative(_ least: Double, _ remedy: String) throws(UnmergeError) {
+    guard least < 0 else { return }
+    for j in 0..<columns {
+      for i in 0..<rows where view.element(i, j) == least {
+        throw .range("x[\(i)][\(j)] is \(least); it must be >= 0: \(remedy)")
+      }
+    }
   }
 
   /// Threads cost tens of microseconds each: small work is done here.

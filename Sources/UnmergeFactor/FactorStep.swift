@@ -129,8 +129,13 @@ final class FactorStep: Sendable {
     var first = 0.0
     for s in 0..<sweeps {
       var moved = 0.0
-      for l in 0..<k where g[l * k + l] > 0 {
+      for l in 0..<k {
         let d = g[l * k + l]
+        guard d > 0 else {
+          // Nothing holds it but its price.
+          if penalty.l1 > 0 { f.column(l).update(repeating: 0, count: n) }
+          continue
+        }
         let now = line.pointer
         now.update(from: b.column(l), count: n)
         Double.gemm(false, false, n, 1, k, -1, f.pointer, n, g.pointer + l * k, k, 1, now, n)

@@ -37,6 +37,12 @@ struct NMFOptions: Equatable, Sendable {
   var isSparsityOfEach = false
   var hasMissing = false
   var extrapolates = true
+
+  var holdsSparsity: Bool { sparsityW > 0 || sparsityH > 0 }
+  /// What to do about a negative entry.
+  var remedy: String {
+    "split x into max(x, 0) and max(-x, 0)" + (algorithm == .hals || algorithm == .anls ? ", or set nonnegative_w = 0" : "")
+  }
 }
 
 package final class NMF: Model, @unchecked Sendable {
@@ -102,7 +108,7 @@ package final class NMF: Model, @unchecked Sendable {
     }
     let data = DataMatrix(view: x, threads: watch.threads, hasMissing: options.hasMissing)
     let summary = try data.summary()
-    try checkSign(summary.least)
+    if !options.w.isSigned { try data.checkNonnegative(summary.least, options.remedy) }
     let work = try Work(self, data, watch.threads, squares: summary.squares, sum: summary.sum)
     if summary.squares != state.squares || summary.sum != state.sum {
       state.objective = .infinity
@@ -129,14 +135,14 @@ package final class NMF: Model, @unchecked Sendable {
       // The step of an extrapolated iterate overstates; a look at the best one costs two products.
       if moved <= watch.tol || (iterations % 10 == 0 && moved <= 30 * watch.tol) {
         passes += 2
-        let violation = options.algorithm == .projected ? moved : try violation(work)
+        let violation = options.holdsSparsity ? moved : try violation(work)
         if violation <= watch.tol {
           state.convergedAt = violation
           outcome = UNMERGE_CONVERGED
         }
       }
       // A plain iteration that moves nothing but last digits.
-      if outcome == UNMERGE_ITERATION_LIMIT, state.isPlain, moved <= 1e-15 { outcome = UNMERGE_STALLED }
+      if outcome == UNMERGE_ITERATION_LIMIT, state.isPlain, moved <= 1e-14 { outcome = UNMERGE_STALLED }
     }
     var report = try certificate(work)
     report.outcome = outcome
@@ -243,7 +249,7 @@ package final class NMF: Model, @unchecked Sendable {
         }
         state.isPlain = isAtFloor
       }
-      try reviveDeadComponents(work)
+      if try reviveDeadComponents(work) { return .infinity }
     } else {
       hNext.assign(h)
       wPlain.assign(w)
@@ -455,8 +461,7 @@ package final class NMF: Model, @unchecked Sendable {
       r.r2 = r.yy > 0 ? 1 - r.rss / r.yy : 0
       r.objective = r.rss / 2 + options.w.value(w) + options.h.value(h)
     }
-    let isHeld = options.sparsityW > 0 || options.sparsityH > 0
-    r.violation = isHeld ? .nan : try violation(work, codesOnly: codesOnly)
+    r.violation = options.holdsSparsity ? .nan : try violation(work, codesOnly: codesOnly)
     r.streamed = 1
     var nonzeros = 0
     for f in [w, h] {
@@ -467,17 +472,10 @@ package final class NMF: Model, @unchecked Sendable {
     return r
   }
 
-  func checkSign(_ least: Double) throws(UnmergeError) {
-    guard options.w.isSigned || least >= 0 else {
-      throw .range(
-        "x has an entry \(least); it must be >= 0: split x into max(x, 0) and max(-x, 0), or set nonnegative_w = 0")
-    }
-  }
-
   package func transform(_ x: View, _ watch: Watch, _ codes: Output) throws(UnmergeError) -> unmerge_report {
     let data = DataMatrix(view: x, threads: watch.threads, hasMissing: options.hasMissing)
     let summary = try data.summary()
-    try checkSign(summary.least)
+    if !options.w.isSigned { try data.checkNonnegative(summary.least, options.remedy) }
     let k = components
     // The model of this data with W held: codes may be of any size and sparsity.
     var free = options

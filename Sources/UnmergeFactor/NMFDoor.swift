@@ -124,7 +124,7 @@ public func unmerge_nmf_create(
 extension NMF {
   fileprivate func start(_ x: DataMatrix, _ o: unmerge_nmf_options, seed: UInt64) throws(UnmergeError) {
     let summary = try x.summary()
-    try checkSign(summary.least)
+    if !options.w.isSigned { try x.checkNonnegative(summary.least, options.remedy) }
     let few = components <= min(rows, columns)
     let mayDecompose = few && !x.hasMissing && !options.w.isSigned
     switch o.`init` {

@@ -20,6 +20,8 @@ package final class OnlineNMF: Model, @unchecked Sendable {
   package static let magic = "UNMONM_1"
   package static let kind = UNMERGE_MODEL_ONLINE_NMF
 
+  private static let remedy = "split x into max(x, 0) and max(-x, 0)"
+
   struct Options: Equatable, Sendable {
     var batch = 256
     var decay = 2.0
@@ -53,7 +55,7 @@ package final class OnlineNMF: Model, @unchecked Sendable {
     guard x.rows == rows else { throw .shape("x has \(x.rows) rows, the model's data has \(rows)") }
     guard x.columns > 0 else { throw .shape("x has no columns") }
     let whole = DataMatrix(view: x, threads: watch.threads, hasMissing: false)
-    try checkNonnegative(try whole.summary().least)
+    try whole.checkNonnegative(whole.summary().least, OnlineNMF.remedy)
 
     let k = components
     let wStep = try FactorStep(rows: rows, components: k, threads: watch.threads)
@@ -146,14 +148,10 @@ package final class OnlineNMF: Model, @unchecked Sendable {
     return h
   }
 
-  private func checkNonnegative(_ least: Double) throws(UnmergeError) {
-    guard least >= 0 else { throw .range("x has an entry \(least); it must be >= 0: split x into max(x, 0) and max(-x, 0)") }
-  }
-
   package func transform(_ x: View, _ watch: Watch, _ codes: Output) throws(UnmergeError) -> unmerge_report {
     let data = DataMatrix(view: x, threads: watch.threads, hasMissing: false)
     let summary = try data.summary()
-    try checkNonnegative(summary.least)
+    try data.checkNonnegative(summary.least, OnlineNMF.remedy)
     let h = try encode(data, watch.threads)
     for t in 0..<x.columns { for l in 0..<components { codes.set(l, t, h.values[l * x.columns + t]) } }
     var report = unmerge_report.defaults
@@ -182,7 +180,7 @@ package final class OnlineNMF: Model, @unchecked Sendable {
 
   func begin(_ x: DataMatrix, seed: UInt64) throws(UnmergeError) {
     let summary = try x.summary()
-    try checkNonnegative(summary.least)
+    try x.checkNonnegative(summary.least, OnlineNMF.remedy)
     let h = try Factor(x.columns, components)
     if components <= min(x.rows, x.columns) {
       try nndsvdStart(x, w, h, fill: summary.sum / (Double(x.rows) * Double(x.columns)), seed: seed)

@@ -139,6 +139,6 @@ size_t ck_spikes(int32_t *count, size_t points, const float *d, const float *t, 
 #define CK_ROWS 64
 // Sweeps of exact coordinate descent for CK_ROWS problems min 1/2 x'Gx - b'x over x >= 0: coordinate i of problem r is at
 // i * CK_ROWS + r of f and b. Stops when a sweep moves less than `least` times the first, measured as sum G_ii dx_i^2, and
-// returns that of the first. A coordinate with G_ii <= 0 stays.
+// returns that of the first. A coordinate with G_ii <= 0 stays, or becomes 0 where b < 0.
 double ck_nonnegative_sweeps(double *f, const double *b, const double *g, size_t k, size_t sweeps, double least);
 #endif
