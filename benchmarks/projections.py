@@ -20,8 +20,8 @@ from collections.abc import Callable
 from typing import Any
 
 os.environ.pop("OPENBLAS_CORETYPE", None)
-import numpy as np  # noqa: E402
-import unmerge  # noqa: E402
+import numpy as np
+import unmerge
 
 try:
     import torch

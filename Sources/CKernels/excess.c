@@ -13,7 +13,7 @@ typedef float u_f32 __attribute__((aligned(1), may_alias));
 enum { LANES = 16 };
 
 #define MAGNITUDES(name, type, magnitude)                                                          \
-  CLONES static ck_sums name(type *x, size_t n) {                                                         \
+  CLONES static ck_sums name(const type *x, size_t n) {                                                   \
     double a[LANES] = {0}, b[LANES] = {0};                                                         \
     type m[LANES] = {0};                                                                           \
     size_t i = 0;                                                                                  \
@@ -21,7 +21,6 @@ enum { LANES = 16 };
       for (int l = 0; l < LANES; l++) {                                                            \
         type v = magnitude(x[i + l]);                                                              \
         double w = v;                                                                              \
-        x[i + l] = v;                                                                              \
         m[l] = v > m[l] ? v : m[l];                                                                \
         a[l] += w;                                                                                 \
         b[l] += w * w;                                                                             \
@@ -29,7 +28,6 @@ enum { LANES = 16 };
     for (; i < n; i++) {                                                                           \
       type v = magnitude(x[i]);                                                                    \
       double w = v;                                                                                \
-      x[i] = v;                                                                                    \
       m[0] = v > m[0] ? v : m[0];                                                                  \
       a[0] += w;                                                                                   \
       b[0] += w * w;                                                                               \
@@ -45,20 +43,20 @@ enum { LANES = 16 };
 MAGNITUDES(magnitudes_f32, float, fabsf)
 MAGNITUDES(magnitudes_f64, double, fabs)
 
-#define EXCESS(name, type)                                                                         \
+#define EXCESS(name, type, magnitude)                                                                         \
   CLONES static ck_sums name(const type *x, size_t n, double t) {                                         \
     double q[LANES] = {0}, a[LANES] = {0}, b[LANES] = {0};                                         \
     size_t i = 0;                                                                                  \
     for (; i + LANES <= n; i += LANES)                                                             \
       for (int l = 0; l < LANES; l++) {                                                            \
-        double u = (double)x[i + l] - t;                                                           \
+        double u = (double)magnitude(x[i + l]) - t;                                                \
         q[l] += u > 0 ? 1.0 : 0.0;                                                                 \
         u = u > 0 ? u : 0;                                                                         \
         a[l] += u;                                                                                 \
         b[l] += u * u;                                                                             \
       }                                                                                            \
     for (; i < n; i++) {                                                                           \
-      double u = (double)x[i] - t;                                                                 \
+      double u = (double)magnitude(x[i]) - t;                                                      \
       q[0] += u > 0 ? 1.0 : 0.0;                                                                   \
       u = u > 0 ? u : 0;                                                                           \
       a[0] += u;                                                                                   \
@@ -72,32 +70,32 @@ MAGNITUDES(magnitudes_f64, double, fabs)
     }                                                                                              \
     return sums;                                                                                   \
   }
-EXCESS(excess_f32, float)
-EXCESS(excess_f64, double)
+EXCESS(excess_f32, float, fabsf)
+EXCESS(excess_f64, double, fabs)
 
 // A stretch without survivors costs one comparison a lane; in the others every entry is stored and the place moves on or not.
-#define SURVIVORS(name, type)                                                                      \
-  CLONES static size_t name(type *x, size_t n, double t) {                                                \
+#define SURVIVORS(name, type, magnitude)                                                           \
+  CLONES static size_t name(type *z, const type *x, size_t n, double t) {                          \
     size_t k = 0, i = 0;                                                                           \
     for (; i + LANES <= n; i += LANES) {                                                           \
       int any = 0;                                                                                 \
-      for (int l = 0; l < LANES; l++) any |= (double)x[i + l] > t;                                 \
+      for (int l = 0; l < LANES; l++) any |= (double)magnitude(x[i + l]) > t;                      \
       if (!any) continue;                                                                          \
       for (int l = 0; l < LANES; l++) {                                                            \
-        type v = x[i + l];                                                                         \
-        x[k] = v;                                                                                  \
+        type v = magnitude(x[i + l]);                                                              \
+        z[k] = v;                                                                                  \
         k += (double)v > t;                                                                        \
       }                                                                                            \
     }                                                                                              \
     for (; i < n; i++) {                                                                           \
-      type v = x[i];                                                                               \
-      x[k] = v;                                                                                    \
+      type v = magnitude(x[i]);                                                                    \
+      z[k] = v;                                                                                    \
       k += (double)v > t;                                                                          \
     }                                                                                              \
     return k;                                                                                      \
   }
-SURVIVORS(survivors_f32, float)
-SURVIVORS(survivors_f64, double)
+SURVIVORS(survivors_f32, float, fabsf)
+SURVIVORS(survivors_f64, double, fabs)
 
 #define SHRINK(name, type)                                                                         \
   CLONES static ck_sums name(double *z, const type *x, size_t n, double unit, double t, double d, double scale, int keep) {        \
@@ -124,14 +122,14 @@ SURVIVORS(survivors_f64, double)
 SHRINK(shrink_f32, float)
 SHRINK(shrink_f64, double)
 
-ck_sums ck_magnitudes(void *x, int dtype, size_t n) { return dtype == 1 ? magnitudes_f64(x, n) : magnitudes_f32(x, n); }
+ck_sums ck_magnitudes(const void *x, int dtype, size_t n) { return dtype == 1 ? magnitudes_f64(x, n) : magnitudes_f32(x, n); }
 
 ck_sums ck_excess(const void *x, int dtype, size_t n, double t) {
   return dtype == 1 ? excess_f64(x, n, t) : excess_f32(x, n, t);
 }
 
-size_t ck_survivors(void *x, int dtype, size_t n, double t) {
-  return dtype == 1 ? survivors_f64(x, n, t) : survivors_f32(x, n, t);
+size_t ck_survivors(void *z, const void *x, int dtype, size_t n, double t) {
+  return dtype == 1 ? survivors_f64(z, x, n, t) : survivors_f32(z, x, n, t);
 }
 
 ck_sums ck_shrink(double *z, const void *x, int dtype, size_t n, double unit, double t, double d, double scale, int keep) {

@@ -31,9 +31,11 @@ package func allocating<R>(_ body: () throws(OutOfMemory) -> R) throws(UnmergeEr
   }
 }
 
-package func allocate<E: BitwiseCopyable>(_ count: Int, of: E.Type = E.self) throws(UnmergeError) -> Buffer<E> {
+package func allocate<E: BitwiseCopyable>(
+  _ count: Int, of: E.Type = E.self, zeroed: Bool = true
+) throws(UnmergeError) -> Buffer<E> {
   do {
-    return try Buffer<E>(count)
+    return try Buffer<E>(count, zeroed: zeroed)
   } catch {
     throw UnmergeError.memory(error.bytes)
   }

@@ -36,10 +36,13 @@ struct SparseGroup: BitwiseCopyable {
   }
 
   var kind = Kind.smooth
-  /// The entries are start ..< start + count; the first `live` of those are the survivors, without weights.
+  /// Its part of x is start ..< start + count; once copied, the first `live` there are the survivors.
   var start = 0
   var count = 0
   var live = 0
+  /// Where its entries are in `source`, and whether the survivors have been copied out of there.
+  var origin = 0
+  var isCopied = false
   /// A power of two: magnitudes here are unit·|c|.
   var unit = 1.0
   /// ‖w‖, min w and b.
@@ -113,8 +116,10 @@ package struct GroupSparseSummary: Sendable {
 
 final class GroupSparse<T: Real> {
   let groups: Buffer<SparseGroup>
-  /// Magnitudes, of all groups one after the other.
+  /// What survived, or a copy of everything, the groups one after the other.
   let x: Buffer<T>
+  /// The entries as given: x itself, or memory of the caller's that is read in place.
+  var source: UnsafePointer<T>
   /// Weights beside them; nil = ones.
   let w: Buffer<Double>?
   /// Groups at the best step of the squared objective.
@@ -133,13 +138,15 @@ final class GroupSparse<T: Real> {
     groups = try allocate(r, of: SparseGroup.self)
     jumps = try allocate(r, of: Double.self)
     gains = try allocate(squared ? r : 0, of: Double.self)
-    x = try allocate(entries, of: T.self)
+    x = try allocate(entries, of: T.self, zeroed: false)
+    source = UnsafePointer(x.pointer)
     w = weighted ? try allocate(entries, of: Double.self) : nil
     best = squared ? try allocate(r, of: SparseGroup.self) : nil
     for i in 0..<r {
       var g = SparseGroup()
       g.start = bounds(i)
       g.count = bounds(i + 1) - g.start
+      g.origin = g.start
       g.norm = Double(g.count).squareRoot()
       g.b = 1 / (g.norm - 1)
       groups[i] = g
@@ -169,32 +176,41 @@ final class GroupSparse<T: Real> {
     }
   }
 
-  /// x ← |x| and the sums at t = 0; false when the magnitudes are not all finite. Call after every filling of x.
+  func entries(_ g: SparseGroup) -> UnsafePointer<T> {
+    g.isCopied ? UnsafePointer(x.pointer + g.start) : source + g.origin
+  }
+
+  /// The sums at t = 0 of the entries in `source`; false when they are not all finite. With weights x becomes |x|.
   func measure() -> Bool {
     counted = 0
     for i in 0..<groups.count {
       var g = groups[i]
       g.live = g.count
       g.unit = 1
+      g.isCopied = false
+      let p = source + g.origin
       guard g.count >= 2 else {
         g.kind = .excluded
-        for j in g.start..<g.start + g.count where !x[j].isFinite { return false }
+        for j in 0..<g.count where !p[j].isFinite { return false }
         groups[i] = g
         continue
       }
-      let p = x.pointer + g.start
       (g.largest, g.whole) = T.magnitudes(p, g.count)
       counted += 1
       if !g.whole.squares.isFinite || !g.whole.mass.isFinite || Hoyer.scale(for: g.largest) != 1 {
         for j in 0..<g.count where !p[j].isFinite { return false }
         if T.self == Double.self {
           g.unit = Hoyer.scale(for: g.largest)
-          for j in 0..<g.count { p[j] *= T(g.unit) }
-          (g.largest, g.whole) = T.magnitudes(p, g.count)
+          for j in 0..<g.count { x[g.start + j] = p[j] * T(g.unit) }
+          g.isCopied = true
+          (g.largest, g.whole) = T.magnitudes(x.pointer + g.start, g.count)
         }
       }
       g.kind = g.largest > 0 ? .smooth : .zero
-      if w != nil { g.whole = excess(g, 0).sums }
+      if w != nil {
+        for j in g.start..<g.start + g.count { x[j] = abs(x[j]) }
+        g.whole = excess(g, 0).sums
+      }
       groups[i] = g
     }
     return true
@@ -203,7 +219,7 @@ final class GroupSparse<T: Real> {
   // MARK: evaluation
 
   private func excess(_ g: SparseGroup, _ t: Double) -> (sums: Excess, live: Int) {
-    let p = x.pointer + g.start
+    let p = entries(g)
     guard let w else {
       let sums = T.excess(p, g.live, above: t)
       return (sums, Int(sums.count))
@@ -232,7 +248,10 @@ final class GroupSparse<T: Real> {
     g.sums = sums
     if w == nil, live > 0 {
       // Moving costs more than reading on until a good part is gone.
-      if live < g.live - g.live / 4 { g.live = T.survivors(x.pointer + g.start, g.live, above: t) }
+      if live < g.live - g.live / 4 {
+        g.live = T.survivors(x.pointer + g.start, entries(g), g.live, above: t)
+        g.isCopied = true
+      }
     }
     if live <= 1 {
       makeLone(&g, live == 0 ? heaviest(g, from: old.t) : -1, from: mu)
@@ -248,9 +267,10 @@ final class GroupSparse<T: Real> {
     let slope = g.sums.mass / g.sums.count
     var (low, high) = (Double.infinity, 0.0)
     var scatter = 0.0
-    for j in g.start..<g.start + (w == nil ? g.live : g.count) {
-      let weight = w?[j] ?? 1
-      let a = Double(x[j])
+    let p = entries(g)
+    for j in 0..<(w == nil ? g.live : g.count) {
+      let weight = w?[g.start + j] ?? 1
+      let a = Double(abs(p[j]))
       let u = a - g.t * weight
       guard u > 0 else { continue }
       let ratio = a / weight
@@ -315,7 +335,7 @@ final class GroupSparse<T: Real> {
   private func total(_ mu: Double, after: Bool) -> (value: Double, slope: Double) {
     var sum = (value: 0.0, slope: 0.0)
     for i in 0..<groups.count {
-      let e = groups[i].excess(mu, after: after)
+      let e = groups.pointer[i].excess(mu, after: after)
       sum.value += e.value
       sum.slope += e.slope
     }
@@ -323,8 +343,8 @@ final class GroupSparse<T: Real> {
   }
 
   /// The root of the formula from `mu` on: a multiplier not beyond the right one; the step it lies on, if it does.
-  private func root(from mu: Double, _ K: Double) -> (mu: Double, onJump: Bool) {
-    if total(mu, after: true).value <= K { return (mu, total(mu, after: false).value > K) }
+  private func root(from mu: Double, _ budget: Double) -> (mu: Double, onJump: Bool) {
+    if total(mu, after: true).value <= budget { return (mu, total(mu, after: false).value > budget) }
     var low = mu
     var high = mu
     var steps = 0
@@ -347,32 +367,32 @@ final class GroupSparse<T: Real> {
       var (a, b) = (0, steps)
       while a < b {
         let middle = (a + b) / 2
-        if total(jumps[middle], after: true).value <= K { b = middle } else { a = middle + 1 }
+        if total(jumps[middle], after: true).value <= budget { b = middle } else { a = middle + 1 }
       }
       if a < steps {
-        if total(jumps[a], after: false).value > K { return (jumps[a], true) }
+        if total(jumps[a], after: false).value > budget { return (jumps[a], true) }
         high = jumps[a]
       }
       if a > 0 { low = max(low, jumps[a - 1]) }
     }
-    // Newton, which starts on the left and is brought back into the bracket. Until supports settle a point on the left within 1e-7
+    // Newton, which starts on the left and is brought back into the bracket. Until supports settle a point on the left within 1e-5
     // of the way is as good as the root.
     var m = low
     for _ in 0..<200 {
       let e = total(m, after: true)
-      if e.value > K { low = m } else { high = m }
-      var next = m - (e.value - K) / e.slope
+      if e.value > budget { low = m } else { high = m }
+      var next = m - (e.value - budget) / e.slope
       if !(next > low && next < high) { next = low + 0.5 * (high - low) }
       let width = abs(next - m)
-      if e.value > K, width <= 1e-7 * (m - mu) || next <= low { return (width <= 4 * m.ulp ? next : m, false) }
-      if width <= 4 * m.ulp || high - low <= 4 * high.ulp { return (e.value > K ? m : next, false) }
+      if e.value > budget, width <= 1e-5 * (m - mu) || next <= low { return (width <= 4 * m.ulp ? next : m, false) }
+      if width <= 4 * m.ulp || high - low <= 4 * high.ulp { return (e.value > budget ? m : next, false) }
       m = next
     }
     return (low, false)
   }
 
-  /// Σ δ_i ≤ K, from the magnitudes in place and the gains. False when the run was stopped.
-  private func solve(_ K: Double, _ watch: Watch?) -> Bool {
+  /// Σ δ_i ≤ K = budget, from the magnitudes in place and the gains. False when the run was stopped.
+  private func solve(_ budget: Double, _ watch: Watch?) -> Bool {
     mu = 0
     for i in 0..<groups.count where groups[i].kind.rawValue > SparseGroup.Kind.zero.rawValue {
       var g = groups[i]
@@ -384,9 +404,9 @@ final class GroupSparse<T: Real> {
     }
     while true {
       if let watch, watch.poll() != nil { return false }
-      let found = root(from: mu, K)
+      let found = root(from: mu, budget)
       if found.onJump ? found.mu <= mu : found.mu - mu <= 8 * mu.ulp {
-        guard found.onJump, passes(K) else { return true }
+        guard found.onJump, passes(budget) else { return true }
         continue
       }
       mu = found.mu
@@ -404,12 +424,12 @@ final class GroupSparse<T: Real> {
   }
 
   /// The sum behind the jumps at μ is still above K: the groups that jump there have jumped.
-  private func passes(_ K: Double) -> Bool {
+  private func passes(_ budget: Double) -> Bool {
     var sum = total(mu, after: true).value
     for i in 0..<groups.count where groups[i].jump == mu && groups[i].kind.rawValue > SparseGroup.Kind.smooth.rawValue {
       sum += groups[i].b * (groups[i].after - groups[i].least)
     }
-    guard sum > K else { return false }
+    guard sum > budget else { return false }
     for i in 0..<groups.count where groups[i].jump == mu && groups[i].kind.rawValue > SparseGroup.Kind.smooth.rawValue {
       var g = groups[i]
       makeLone(&g, g.next, from: mu)
@@ -420,8 +440,12 @@ final class GroupSparse<T: Real> {
 
   /// Meets K: what is left over goes to the groups at their jump, in the order of their indices, or into the threshold of the
   /// group that changes fastest, where it is less than the rounding of μ.
-  private func complete(_ K: Double) {
-    var left = total(mu, after: false).value - K
+  private func complete(_ budget: Double) {
+    // The last survivors but one fall within the rounding of the largest.
+    if budget == 0, w == nil {
+      for i in 0..<groups.count where groups[i].kind == .smooth { makeLone(&groups.pointer[i], -1, from: mu) }
+    }
+    var left = total(mu, after: false).value - budget
     for i in 0..<groups.count {
       var g = groups[i]
       switch g.kind {
@@ -487,8 +511,8 @@ final class GroupSparse<T: Real> {
   }
 
   /// Objective and dual value, after `complete`; `values` are those of max_d f d'A − μ b wᵀd, taken before.
-  private func certify(_ K: Double, _ values: Double) {
-    var (objective, constant) = (0.0, K)
+  private func certify(_ budget: Double, _ values: Double) {
+    var (objective, constant) = (0.0, budget)
     for i in 0..<groups.count where groups[i].kind.rawValue > SparseGroup.Kind.zero.rawValue {
       objective += groups[i].gain * correlation(groups[i])
       constant += groups[i].b * groups[i].least
@@ -517,11 +541,11 @@ final class GroupSparse<T: Real> {
   }
 
   /// The problem with the gains in place; false when the run was stopped. Zero groups have δ = 0.
-  private func run(_ K: Double, _ watch: Watch?) -> Bool {
-    guard solve(K, watch) else { return false }
+  private func run(_ budget: Double, _ watch: Watch?) -> Bool {
+    guard solve(budget, watch) else { return false }
     let values = lagrangian()
-    complete(K)
-    certify(K, values)
+    complete(budget)
+    certify(budget, values)
     return true
   }
 
@@ -530,7 +554,7 @@ final class GroupSparse<T: Real> {
     sparsity: Double, squared: Bool = false, tol: Double = 0, maxSteps: Int = 0, watch: Watch? = nil, load: () -> Void
   ) -> GroupSparseSummary? {
     summary = GroupSparseSummary()
-    let K = Double(counted) * (1 - sparsity)
+    let budget = Double(counted) * (1 - sparsity)
     var start = 0.0
     for i in 0..<groups.count where groups[i].kind == .smooth {
       let g = groups[i]
@@ -539,7 +563,7 @@ final class GroupSparse<T: Real> {
     summary.sparsity = counted > 0 ? 1 - start / Double(counted) : 1
     summary.read = x.count
     // The sums at 0 are good to a few roundings of the mass.
-    if start <= K + 1e-15 * Double(counted) {
+    if start <= budget + 1e-15 * Double(counted) {
       summary.isUnchanged = true
       for i in 0..<groups.count where groups[i].kind == .smooth {
         summary.objective += groups[i].gain * groups[i].whole.squares.squareRoot() / groups[i].unit
@@ -547,7 +571,7 @@ final class GroupSparse<T: Real> {
       return summary
     }
     summary.evaluations = 1
-    guard run(K, watch) else { return nil }
+    guard run(budget, watch) else { return nil }
     guard let best, squared else { return summary }
 
     // Σ (f d'A)² is convex in d, so its tangent lies below it: with the gains f² dᵀA it cannot fall.
@@ -582,7 +606,7 @@ final class GroupSparse<T: Real> {
       summary.evaluations += 1
       summary.steps += 1
       summary.isTied = false
-      guard run(K, watch) else { return nil }
+      guard run(budget, watch) else { return nil }
       let new = squares()
       guard new > value else {
         groups.pointer.update(from: best.pointer, count: groups.count)

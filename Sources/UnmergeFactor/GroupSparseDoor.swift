@@ -95,6 +95,16 @@ private struct Layout {
     }
   }
 
+  /// The entries as T, those of a group beside each other, and columns `lead` apart; nil where they lie otherwise.
+  func direct<T: Real>(_: T.Type) -> (pointer: UnsafePointer<T>, lead: Int)? {
+    let size = MemoryLayout<T>.size
+    guard view.type == T.elementType, UInt(bitPattern: view.base) % UInt(size) == 0,
+      view.rows <= 1 || view.rowStride == size,
+      view.columnStride % size == 0
+    else { return nil }
+    return (view.base.assumingMemoryBound(to: T.self), view.columnStride / size)
+  }
+
   func load<T: Real>(_ i: Int, _ o: Int, _ n: Int, _ destination: UnsafeMutablePointer<T>) {
     let (row, column) = place(i, o)
     T.load(destination, view.address(row, column), view.type, stride: view.rowStride, count: n, scale: 1, add: false)
@@ -153,7 +163,16 @@ private struct GroupSparseCall {
     let result = try allocate(Layout.chunk, of: Double.self)
     let sums = try allocate(layout.count, of: Excess.self)
     try layout.takeWeights(o.weights, "options->weights", state)
-    func load() { layout.chunks { i, o, n in layout.load(i, o, n, state.x.pointer + state.groups[i].start + o) } }
+    // Without weights, groups whose entries are neighbours in memory are read where they are.
+    let direct = o.weights == nil ? layout.direct(T.self) : nil
+    if let direct {
+      state.source = direct.pointer
+      for i in 0..<state.groups.count { state.groups[i].origin = layout.offsets?[i] ?? i * direct.lead }
+    }
+    func load() {
+      guard direct == nil else { return }
+      layout.chunks { i, o, n in layout.load(i, o, n, state.x.pointer + state.groups[i].start + o) }
+    }
     load()
     guard state.measure() else { throw layout.nonFinite() }
     var total = 0.0

@@ -81,10 +81,9 @@ package final class GroupSparseProjection {
   /// fewer than two entries and groups of zeros are left alone; x that is sparse enough is not touched.
   @discardableResult
   package func project(_ x: UnsafeMutablePointer<Double>, sparsity: Double) -> GroupSparseSummary {
-    func load() { state.x.pointer.update(from: x, count: state.x.count) }
-    load()
+    state.source = UnsafePointer(x)
     for i in 0..<state.groups.count { state.groups[i].gain = 1 }
-    guard state.measure(), var found = state.project(sparsity: sparsity, load: load), !found.isUnchanged else {
+    guard state.measure(), var found = state.project(sparsity: sparsity, load: {}), !found.isUnchanged else {
       return GroupSparseSummary()
     }
     var sum = 0.0

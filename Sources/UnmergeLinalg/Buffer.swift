@@ -17,14 +17,14 @@ package final class Buffer<Element: BitwiseCopyable>: @unchecked Sendable {
   package let pointer: UnsafeMutablePointer<Element>
   package let count: Int
 
-  /// `count` elements, zeroed, on a 64-byte boundary.
-  package init(_ count: Int) throws(OutOfMemory) {
+  /// `count` elements, on a 64-byte boundary; not zeroed, memory costs nothing until it is touched.
+  package init(_ count: Int, zeroed: Bool = true) throws(OutOfMemory) {
     let size = max(count, 1).multipliedReportingOverflow(by: MemoryLayout<Element>.stride)
     guard count >= 0, !size.overflow, size.partialValue <= Int.max / 2 else { throw OutOfMemory(bytes: Int.max) }
     var raw: UnsafeMutableRawPointer?
     let bytes = size.partialValue
     guard posix_memalign(&raw, 64, bytes) == 0, let raw else { throw OutOfMemory(bytes: bytes) }
-    memset(raw, 0, bytes)
+    if zeroed { memset(raw, 0, bytes) }
     pointer = raw.bindMemory(to: Element.self, capacity: max(count, 1))
     self.count = count
   }

@@ -1,6 +1,6 @@
 import CKernels
 
-/// Sums over what of a vector lies above a threshold t: u_j = (x_j − t)₊, x ≥ 0.
+/// Sums over what of a vector lies above a threshold t: u_j = (|x_j| − t w_j)₊.
 package struct Excess: BitwiseCopyable, Sendable {
   /// Σ w_j² over the survivors; how many there are without weights.
   package var count = 0.0
@@ -31,8 +31,8 @@ extension Excess {
 
 /// The kernels of excess.c.
 extension Real {
-  /// x ← |x|; the largest, and the sums at t = 0.
-  package static func magnitudes(_ x: UnsafeMutablePointer<Self>, _ n: Int) -> (largest: Double, sums: Excess) {
+  /// The largest |x|, and the sums at t = 0.
+  package static func magnitudes(_ x: UnsafePointer<Self>, _ n: Int) -> (largest: Double, sums: Excess) {
     let found = ck_magnitudes(x, elementType.rawValue, n)
     return (found.count, Excess(count: Double(n), mass: found.mass, squares: found.squares))
   }
@@ -41,9 +41,11 @@ extension Real {
     Excess(ck_excess(x, elementType.rawValue, n, t))
   }
 
-  /// Moves the entries above t to the front and returns how many there are.
-  package static func survivors(_ x: UnsafeMutablePointer<Self>, _ n: Int, above t: Double) -> Int {
-    ck_survivors(x, elementType.rawValue, n, t)
+  /// The |x| above t, in order, to z, which has room for n or is x; how many there are.
+  package static func survivors(
+    _ z: UnsafeMutablePointer<Self>, _ x: UnsafePointer<Self>, _ n: Int, above t: Double
+  ) -> Int {
+    ck_survivors(z, x, elementType.rawValue, n, t)
   }
 
   /// z ← sign(x)·scale·((unit·|x| − t) − d)₊ where unit·|x| > t, or unit·x there with `keep`; the sums of what z is.

@@ -47,7 +47,7 @@ def test_readme_names_the_version() -> None:
     assert f"## {unmerge.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("room", ["UnmergeSparse", "UnmergeMerge"])
+@pytest.mark.parametrize("room", ["UnmergeSparse", "UnmergeFactor", "UnmergeMerge"])
 def test_every_method_has_a_page(room: str) -> None:
     folder = ROOT / f"Sources/{room}/{room}.docc"
     chooser = (folder / f"{room}.md").read_text(encoding="utf-8")

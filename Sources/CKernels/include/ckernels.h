@@ -62,12 +62,12 @@ typedef struct ck_sums {
 
 // x has the type dtype 1 (f64) or 2 (f32).
 
-// x = |x| in place; max |x| (as `count`), sum |x|, sum x*x.
-ck_sums ck_magnitudes(void *x, int dtype, size_t n);
-// With u = max(x - t, 0): how many are > 0, sum u, sum u*u.
+// max |x| (as `count`), sum |x|, sum x*x.
+ck_sums ck_magnitudes(const void *x, int dtype, size_t n);
+// With u = max(|x| - t, 0): how many are > 0, sum u, sum u*u.
 ck_sums ck_excess(const void *x, int dtype, size_t n, double t);
-// Moves the entries > t to the front, in order; returns how many there are. What lies behind them is undefined.
-size_t ck_survivors(void *x, int dtype, size_t n, double t);
+// The |x| > t, in order, to z, which has room for n or is x; returns how many there are.
+size_t ck_survivors(void *z, const void *x, int dtype, size_t n, double t);
 // With u = max((unit |x| - t) - d, 0) where unit |x| > t: z = sign(x) scale u, or z = unit x where u > 0 when keep; how many
 // are not 0, sum |z|, sum z*z.
 ck_sums ck_shrink(double *z, const void *x, int dtype, size_t n, double unit, double t, double d, double scale, int keep);

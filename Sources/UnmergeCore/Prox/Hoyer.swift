@@ -36,12 +36,12 @@ package enum Hoyer {
   /// Entries are tied that differ by less than this, relative to the larger.
   package static let tie = 1e-12
 
-  /// The unit vector p·w_T + q·e_l on a tied set T (Q = Σ_T w², l its lightest entry) whose weighted mass is `level`, between
-  /// w_l and √Q: the arc from the one sparsest direction to the uniform one.
-  package static func arc(_ level: Double, _ Q: Double, lightest: Double) -> (p: Double, q: Double) {
-    let spread = Q - lightest * lightest
-    let q = spread > 0 ? (max(0, Q - level * level) / spread).squareRoot() : 0
-    return (max(0, level - q * lightest) / Q, q)
+  /// The unit vector p·w_T + q·e_l on a tied set T (`square` = Σ_T w², l its lightest entry) whose weighted mass is `level`, between
+  /// w_l and its root: the arc from the one sparsest direction to the uniform one.
+  package static func arc(_ level: Double, _ square: Double, lightest: Double) -> (p: Double, q: Double) {
+    let spread = square - lightest * lightest
+    let q = spread > 0 ? (max(0, square - level * level) / spread).squareRoot() : 0
+    return (max(0, level - q * lightest) / square, q)
   }
 }
 
@@ -68,7 +68,7 @@ extension Prox {
     var largest = 0.0
     for i in 0..<n { largest = max(largest, abs(z[i])) }
     let unit = Hoyer.scale(for: largest)
-    for i in 0..<n { u[i] = unit * z[i] }
+    for i in 0..<n { u[i] = unit * abs(z[i]) }
     let root = Double(n).squareRoot()
     let level = root - sparsity * (root - 1)
     var t = 0.0
@@ -82,9 +82,11 @@ extension Prox {
         low = min(low, u[i])
         high = max(high, u[i])
       }
-      if q <= 1 || high - low <= Hoyer.tie * high {
-        let peak = q <= 1 ? 1 : level
-        let (p, top) = q <= 1 ? (0, 1) : Hoyer.arc(level, q, lightest: 1)
+      if sparsity == 1 { low = high }
+      if low == high || high - low <= Hoyer.tie * high {
+        let isPeak = sparsity == 1 || q <= 1
+        let peak = isPeak ? 1 : level
+        let (p, top) = isPeak ? (0, 1) : Hoyer.arc(level, q, lightest: 1)
         var isFirst = true
         for i in 0..<n {
           let v = unit * abs(z[i])
@@ -108,7 +110,7 @@ extension Prox {
         return
       }
       t += d
-      live = Double.survivors(u, live, above: t)
+      live = Double.survivors(u, u, live, above: t)
       sums = next
     }
   }

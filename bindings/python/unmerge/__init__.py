@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import demo, errors, files, plot, prox, terms
+    from . import demo, errors, files, plot, prox, pruning, terms
     from ._library import blas_description, version
     from ._run import Progress
     from .attributed import AttributedAtom, Attribution
@@ -240,7 +240,7 @@ _HOME = {
     "verify": "certificate",
     "version": "_library",
 }
-_MODULES = ("demo", "errors", "files", "plot", "prox", "terms")
+_MODULES = ("demo", "errors", "files", "plot", "prox", "pruning", "terms")
 
 if not TYPE_CHECKING:  # a type checker that saw this would accept any name
 
@@ -357,6 +357,7 @@ __all__ = [
     "oscar_weights",
     "plot",
     "prox",
+    "pruning",
     "pursuit",
     "refine",
     "refit",

@@ -12,7 +12,8 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -33,6 +34,7 @@ _NORMALISE = {
     "l2": _ffi.UNMERGE_NORMALISE_L2,
     "rms": _ffi.UNMERGE_NORMALISE_RMS,
 }
+_GROUP = np.dtype(_ffi.unmerge_group_sparsity)
 _STATES = {
     _ffi.UNMERGE_GROUP_EXCLUDED: "excluded",
     _ffi.UNMERGE_GROUP_ZERO: "zero",
@@ -76,7 +78,6 @@ class ProjectionReport:
     sparsity : the average of Hoyer's levels that was reached, before rounding to float32.
     objective, duality_gap, relative_gap : sum of correlations of the directions, and how far at most it is from the best.
     squared_error, relative_error : ||x - z||^2 and ||x - z|| / ||x||.
-    details : one SparseGroup per group, in order.
     """
 
     outcome: str
@@ -98,7 +99,14 @@ class ProjectionReport:
     squared_error: float
     relative_error: float
     seconds: float
-    details: list[SparseGroup] = field(repr=False)
+    _groups: tuple[Array, ...] = field(repr=False, compare=False)
+
+    @cached_property
+    def details(self) -> list[SparseGroup]:
+        """One SparseGroup per group, in order."""
+        names = {state: {name for bit, name in _STATES.items() if state & bit} for state in range(16)}
+        columns = (column.tolist() for column in self._groups)
+        return [SparseGroup(level, t, scale, k, set(names[state])) for level, t, scale, k, state in zip(*columns)]
 
     @property
     def converged(self) -> bool:
@@ -117,7 +125,8 @@ class ProjectionReport:
             return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
         groups = [plain(asdict(g) | {"state": sorted(g.state)}) for g in self.details]
-        return plain(asdict(self)) | {"details": groups, "zeros": self.zeros}
+        numbers = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("_")}
+        return plain(numbers) | {"details": groups, "zeros": self.zeros}
 
     def __str__(self) -> str:
         rows = [
@@ -166,10 +175,10 @@ def hoyer_projection(x: Any, *, sparsity: float = 0.5, nonnegative: bool = False
     columns = after.reshape(len(after), -1)
     nonzeros = np.count_nonzero(columns, axis=0)
     scale = np.linalg.norm(columns, axis=0)
-    details = [
-        SparseGroup(float(s), math.nan, float(a), int(k), _state(len(columns), int(k))) for s, a, k in zip(levels, scale, nonzeros)
-    ]
-    counted = [g.sparsity for g in details if "excluded" not in g.state]
+    states = np.full(len(levels), _ffi.UNMERGE_GROUP_EXCLUDED if len(columns) < 2 else 0)
+    if len(columns) >= 2:
+        states += np.where(nonzeros == 0, _ffi.UNMERGE_GROUP_ZERO, 0) + np.where(nonzeros == 1, _ffi.UNMERGE_GROUP_ONE_SPARSE, 0)
+    counted = levels if len(columns) >= 2 else levels[:0]
     error, size = float(np.linalg.norm(before - after)), float(np.linalg.norm(before))
     report = ProjectionReport(
         outcome="converged",
@@ -177,29 +186,23 @@ def hoyer_projection(x: Any, *, sparsity: float = 0.5, nonnegative: bool = False
         iterations=1,
         steps=0,
         groups=len(counted),
-        excluded=len(details) - len(counted),
-        zero_groups=sum("zero" in g.state for g in details),
-        one_sparse=sum("one_sparse" in g.state for g in details),
+        excluded=len(levels) - len(counted),
+        zero_groups=int(np.count_nonzero(states & _ffi.UNMERGE_GROUP_ZERO)),
+        one_sparse=int(np.count_nonzero(states & _ffi.UNMERGE_GROUP_ONE_SPARSE)),
         nonzeros=int(nonzeros.sum()),
         entries=after.size,
         passes=math.nan,
         multiplier=math.nan,
-        sparsity=float(np.mean(counted)) if counted else 1.0,
+        sparsity=float(np.mean(counted)) if len(counted) else 1.0,
         objective=float(scale.sum()),
         duality_gap=math.nan,
         relative_gap=math.nan,
         squared_error=error**2,
         relative_error=error / size if size > 0 else 0.0,
         seconds=math.nan,
-        details=details,
+        _groups=(levels, np.full(len(levels), math.nan), scale, nonzeros, states),
     )
     return z, report
-
-
-def _state(entries: int, nonzeros: int) -> set[str]:
-    if entries < 2:
-        return {"excluded"}
-    return {"zero"} if nonzeros == 0 else {"one_sparse"} if nonzeros == 1 else set()
 
 
 def _broadcast(weights: Any, shape: tuple[int, int], name: str) -> npt.NDArray[np.float64]:
@@ -305,8 +308,8 @@ def group_sparse_projection(
     if weight_view is not None:
         options.weights = ctypes.pointer(weight_view.struct)
     found = (_ffi.unmerge_group_sparsity * count)()
-    for one in found:
-        one.struct_size = _ffi.LAYOUT["unmerge_group_sparsity"][0]
+    if count:
+        found[0].struct_size = _ffi.LAYOUT["unmerge_group_sparsity"][0]
     report = prepared(_ffi.unmerge_group_sparse_report)
     with Run(tol=tol, max_iter=max_iter, deadline=deadline, progress=progress) as run:
         run.call(
@@ -341,10 +344,7 @@ def _joined(
 
 
 def _report(r: Any, groups: Any, entries: int) -> ProjectionReport:
-    details = [
-        SparseGroup(g.sparsity, g.threshold, g.scale, g.nonzeros, {name for bit, name in _STATES.items() if g.state & bit})
-        for g in groups
-    ]
+    table = np.frombuffer(groups, dtype=_GROUP) if len(groups) else np.zeros(0, _GROUP)
     return ProjectionReport(
         outcome=library().unmerge_outcome_name(r.outcome).decode(),
         discontinuity=bool(r.flags & _ffi.UNMERGE_FLAG_DISCONTINUITY),
@@ -365,7 +365,7 @@ def _report(r: Any, groups: Any, entries: int) -> ProjectionReport:
         squared_error=r.squared_error,
         relative_error=r.relative_error,
         seconds=r.seconds,
-        details=details,
+        _groups=tuple(table[name] for name in ("sparsity", "threshold", "scale", "nonzeros", "state")),
     )
 
 
