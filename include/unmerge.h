@@ -1698,6 +1698,50 @@ unmerge_status unmerge_online_nmf_options_init(unmerge_online_nmf_options *optio
 unmerge_status unmerge_online_nmf_create(const unmerge_view *x, const unmerge_online_nmf_options *options,
                                          const unmerge_run *run, unmerge_model **out, unmerge_error *error);
 
+/* ---------------------------------------------------------------- semi- and convex NMF of a collection, from its Gram
+ *
+ * The columns x_1 ... x_T of X (p x T) are signed, task vectors say.  The dictionary is sought among their combinations, W = X M:
+ *
+ *     minimise over M (T x k), H (k x T) >= 0:   1/2 ||X - X M H||^2 + l1_h sum H + l2_h/2 ||H||^2
+ *
+ *   UNMERGE_GRAM_NMF_SEMI     M of any sign, W too.  No W outside the span of X does better.
+ *   UNMERGE_GRAM_NMF_CONVEX   M >= 0: every component is a sum of the x_t, with weights that can be read
+ *
+ * All of it lives in K = X'X, the Gram with the x_t for atoms (targets play no part): nothing of size p is formed or kept, and
+ * after the one pass an iteration costs O(k T^2), convex also O(T |support|^2) for each component.  Components have ||X m_l|| = 1, or
+ * 0; with a penalty at most 1, which is then a constraint.  By turns, each side exact: H by block pivoting; M = H'(HH')^+ (semi),
+ * a non-negative least-squares problem per column (convex); a component that no column uses starts again at the x_t that
+ * fits worst.  Every iteration descends, to a stationary point that need not be the global minimum: compare starts.  Semi-NMF
+ * without penalties may have no minimum, only an infimum that M and H approach slowly; l2_h > 0 gives it one.
+ *
+ * The model is stepped with x = NULL and keeps K: 8 T^2 bytes, while it steps a convex one four times as much beside.
+ * unmerge_model_codes gives H, unmerge_gram_nmf_mixing M; components and transform would need X: W is X M, and codes of new
+ * targets are unmerge_nnls on the Gram transformed by M.
+ *
+ * Report: objective; rss = ||X - XMH||^2 and yy = ||X||^2, from K: below 1e-15 yy rss is rounding; nonzeros of H (convex: and
+ * M); violation = the gradient that is left, by components divided by the norm of the other factor's vector / ||X||, for what
+ * is >= 0 cut at the bound: 0 exactly at a stationary point.
+ * Ding, Li & Jordan 2010; Kim & Park 2011 (H); Ang & Gillis 2019 (extrapolation). */
+#define UNMERGE_GRAM_NMF_SEMI 0
+#define UNMERGE_GRAM_NMF_CONVEX 1
+typedef struct unmerge_gram_nmf_options {
+  size_t struct_size;
+  int64_t components; /* k, 1 to T; default 1 */
+  int32_t kind;       /* UNMERGE_GRAM_NMF_...; default SEMI */
+  /* UNMERGE_INIT_AUTO (default): semi, the larger of the positive and the negative part of K's leading eigenvectors (Boutsidis
+   * & Gallopoulos 2008); convex, the columns that stand out most, one after the other (Gillis & Vavasis 2014).
+   * UNMERGE_INIT_RANDOM: H uniform in [0, 1) from run.seed.  UNMERGE_INIT_GIVEN: h. */
+  int32_t init;
+  double l1_h, l2_h;     /* >= 0, finite; default 0 */
+  const unmerge_view *h; /* UNMERGE_INIT_GIVEN: k x T, finite, >= 0 */
+  int32_t extrapolation; /* 0 or 1; default 1: M answers to H moved on along its last step, with restarts */
+  int32_t reserved;
+} unmerge_gram_nmf_options;
+unmerge_status unmerge_gram_nmf_options_init(unmerge_gram_nmf_options *options, size_t size);
+unmerge_status unmerge_gram_nmf_create(const unmerge_gram *gram, const unmerge_gram_nmf_options *options, const unmerge_run *run,
+                                       unmerge_model **out, unmerge_error *error);
+unmerge_status unmerge_gram_nmf_mixing(const unmerge_model *model, const unmerge_view *m, unmerge_error *error); /* M, T x k */
+
 /* ---------------------------------------------------------------- recipes and replay: what would the tool have stored?
  *
  * A recipe says how a merged checkpoint was made from a base b and task models t_1 .. t_k.  Replaying it gives the weights

@@ -3,7 +3,7 @@ import UnmergeCore
 import UnmergeFactor
 
 /// Every kind of model that can be saved. A new one is a row.
-private let kinds: [any Model.Type] = [NMF.self, OnlineNMF.self]
+private let kinds: [any Model.Type] = [NMF.self, OnlineNMF.self, GramNMF.self]
 
 @_cdecl("unmerge_model_load") @implementation
 public func unmerge_model_load(

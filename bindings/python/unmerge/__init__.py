@@ -119,6 +119,7 @@ if TYPE_CHECKING:
         ridge_cv,
         stability_selection,
     )
+    from .semi_nmf import GramNMFModel, gram_nmf
     from .structured import (
         benjamini_hochberg_weights,
         fused_lasso,
@@ -144,6 +145,7 @@ _HOME = {
     "Decomposition": "result",
     "GarrotePath": "bayes",
     "Gram": "gram",
+    "GramNMFModel": "semi_nmf",
     "Identifiability": "inference",
     "Infeasible": "errors",
     "Inference": "inference",
@@ -192,6 +194,7 @@ _HOME = {
     "fused_lasso_modules": "structured",
     "glmnet_weights": "conversions",
     "garrote_path": "bayes",
+    "gram_nmf": "semi_nmf",
     "group_alpha_max": "groups",
     "group_lasso": "groups",
     "group_lasso_modules": "groups",
@@ -279,6 +282,7 @@ __all__ = [
     "Decomposition",
     "GarrotePath",
     "Gram",
+    "GramNMFModel",
     "Identifiability",
     "Infeasible",
     "Inference",
@@ -328,6 +332,7 @@ __all__ = [
     "fused_lasso_modules",
     "garrote_path",
     "glmnet_weights",
+    "gram_nmf",
     "group_alpha_max",
     "group_lasso",
     "group_lasso_modules",

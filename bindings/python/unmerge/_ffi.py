@@ -152,6 +152,8 @@ UNMERGE_UNIT_W = 2
 UNMERGE_UNIT_H = 3
 UNMERGE_SPARSITY_AVERAGE = 0
 UNMERGE_SPARSITY_EACH = 1
+UNMERGE_GRAM_NMF_SEMI = 0
+UNMERGE_GRAM_NMF_CONVEX = 1
 UNMERGE_MERGE_LINEAR = 1
 UNMERGE_MERGE_TASK_ARITHMETIC = 2
 UNMERGE_MERGE_TIES = 3
@@ -1471,6 +1473,29 @@ class unmerge_online_nmf_options(ctypes.Structure):
         ("decay", ctypes.c_double),
         ("l1_h", ctypes.c_double),
         ("l2_h", ctypes.c_double),
+    ]
+
+
+class unmerge_gram_nmf_options(ctypes.Structure):
+    struct_size: int
+    components: int
+    kind: int
+    init: int
+    l1_h: float
+    l2_h: float
+    h: Any
+    extrapolation: int
+    reserved: int
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("components", ctypes.c_int64),
+        ("kind", ctypes.c_int32),
+        ("init", ctypes.c_int32),
+        ("l1_h", ctypes.c_double),
+        ("l2_h", ctypes.c_double),
+        ("h", ctypes.POINTER(unmerge_view)),
+        ("extrapolation", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
     ]
 
 
@@ -3049,6 +3074,31 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             ctypes.POINTER(unmerge_error),
         ],
     ),
+    "unmerge_gram_nmf_options_init": (
+        ctypes.c_int32,
+        [
+            ctypes.POINTER(unmerge_gram_nmf_options),
+            ctypes.c_size_t,
+        ],
+    ),
+    "unmerge_gram_nmf_create": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_gram_nmf_options),
+            ctypes.POINTER(unmerge_run),
+            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
+    "unmerge_gram_nmf_mixing": (
+        ctypes.c_int32,
+        [
+            ctypes.c_void_p,
+            ctypes.POINTER(unmerge_view),
+            ctypes.POINTER(unmerge_error),
+        ],
+    ),
     "unmerge_recipe_init": (
         ctypes.c_int32,
         [
@@ -3959,6 +4009,20 @@ LAYOUT: dict[str, tuple[int, dict[str, int]]] = {
             "decay": 24,
             "l1_h": 32,
             "l2_h": 40,
+        },
+    ),
+    "unmerge_gram_nmf_options": (
+        56,
+        {
+            "struct_size": 0,
+            "components": 8,
+            "kind": 16,
+            "init": 20,
+            "l1_h": 24,
+            "l2_h": 32,
+            "h": 40,
+            "extrapolation": 48,
+            "reserved": 52,
         },
     ),
     "unmerge_recipe": (

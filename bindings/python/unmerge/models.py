@@ -181,7 +181,7 @@ class Model(Handle):
 
 def model_from_bytes(data: bytes) -> Model:
     """A model from :meth:`Model.to_bytes`."""
-    from . import factorisation  # noqa: F401  (every kind must have been named once)
+    from . import factorisation, semi_nmf  # noqa: F401  (every kind must have been named once)
 
     handle = ctypes.c_void_p()
     call("model_load", ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data), ctypes.byref(handle))
