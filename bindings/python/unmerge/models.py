@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ class Model(Handle):
 
     _kind = "model"
     _code: int  # UNMERGE_MODEL_...
-    _kinds: dict[int, type[Model]] = {}
+    _kinds: ClassVar[dict[int, type[Model]]] = {}
 
     def __init_subclass__(cls) -> None:
         Model._kinds[cls._code] = cls
