@@ -321,6 +321,31 @@ CLONES void ck_few_products_f32(double *g, size_t ldg, const float *x, size_t le
   }
 }
 
+CLONES void ck_subtract_columns(double *restrict g, const double *const *columns, const double *w, size_t k, size_t n) {
+  size_t j = 0;
+  for (; j + 8 <= k; j += 8) {
+    const double *a = columns[j], *b = columns[j + 1], *c = columns[j + 2], *d = columns[j + 3], *e = columns[j + 4],
+                 *f = columns[j + 5], *p = columns[j + 6], *q = columns[j + 7], *s = w + j;
+    double s0 = s[0], s1 = s[1], s2 = s[2], s3 = s[3], s4 = s[4], s5 = s[5], s6 = s[6], s7 = s[7];
+    for (size_t i = 0; i < n; i++) {
+      double x = g[i];
+      x -= s0 * a[i];
+      x -= s1 * b[i];
+      x -= s2 * c[i];
+      x -= s3 * d[i];
+      x -= s4 * e[i];
+      x -= s5 * f[i];
+      x -= s6 * p[i];
+      x -= s7 * q[i];
+      g[i] = x;
+    }
+  }
+  for (; j < k; j++) {
+    const double *a = columns[j], s = w[j];
+    for (size_t i = 0; i < n; i++) g[i] -= s * a[i];
+  }
+}
+
 CLONES void ck_accumulate_f32(double *restrict c, const float *restrict a, size_t n) {
   for (size_t i = 0; i < n; i++) c[i] += a[i];
 }

@@ -185,6 +185,16 @@ package struct Output {
     if view.type == .f64 { p.storeBytes(of: value, as: Double.self) } else { p.storeBytes(of: Float(value), as: Float.self) }
   }
 
+  /// Column j, of double.
+  package func set(column j: Int, _ values: UnsafePointer<Double>) {
+    if view.type == .f64, view.rowStride == MemoryLayout<Double>.size {
+      UnsafeMutableRawPointer(mutating: view.address(0, j)).copyMemory(
+        from: values, byteCount: view.rows * MemoryLayout<Double>.size)
+    } else {
+      for i in 0..<view.rows { set(i, j, values[i]) }
+    }
+  }
+
   package func get(_ i: Int, _ j: Int) -> Double { view.element(i, j) }
 }
 

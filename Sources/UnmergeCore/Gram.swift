@@ -57,6 +57,8 @@ package final class Gram: Handle, @unchecked Sendable {
   package let blocks: [Block]
   /// d_j = ‖a_j‖
   package let norms: Buffer<Double>
+  /// Some d_j is 0.
+  package let hasZeroAtom: Bool
   /// ‖y_t‖
   package let targetNorms: Buffer<Double>
   /// Ĝ is complete: nothing is on demand.
@@ -123,6 +125,7 @@ package final class Gram: Handle, @unchecked Sendable {
     self.entries = entries
     self.blocks = blocks
     self.norms = norms
+    hasZeroAtom = (0..<atoms).contains { norms[$0] == 0 }
     self.precision = precision
     self.condition = condition
     self.sensitivity = sensitivity

@@ -8,6 +8,14 @@ package enum Vector {
     openblas_daxpy(Int32(truncatingIfNeeded: n), alpha, x, 1, y, 1)
   }
 
+  /// y -= Σ weights[k]·columns[k]
+  package static func subtract(
+    _ n: Int, _ columns: UnsafePointer<UnsafePointer<Double>?>, _ weights: UnsafePointer<Double>, _ count: Int,
+    from y: UnsafeMutablePointer<Double>
+  ) {
+    ck_subtract_columns(y, columns, weights, count, n)
+  }
+
   package static func dot(_ n: Int, _ x: UnsafePointer<Double>, _ y: UnsafePointer<Double>) -> Double {
     openblas_ddot(Int32(truncatingIfNeeded: n), x, 1, y, 1)
   }

@@ -40,6 +40,11 @@ final class ActiveSet {
   /// Atoms being swept, ascending.
   private let working: UnsafeMutablePointer<Int>
   private var workingCount = 0
+  /// The nonzeros of v, ascending, as `findSupport` has found them.
+  private let support: UnsafeMutablePointer<Int>
+  private var supportCount = 0
+  /// Ĝ and g on `working`, for `sweep`.
+  private var block: Buffer<Double>?
   /// Decrease of F in this round, summed without cancellation.
   private var progress = 0.0
   private var iterations = 0
@@ -52,6 +57,8 @@ final class ActiveSet {
 
   /// Sweeps between two visits to a face: enough for the signs to settle, too few to wait for convergence.
   private static let sweepsPerRound = 10
+  /// A block of this many atoms fits a core's cache.
+  private static let mostGathered = 256
 
   init(_ problem: Quadratic) throws(UnmergeError) {
     self.problem = problem
@@ -65,8 +72,9 @@ final class ActiveSet {
     factored = marks.pointer
     directions = try allocate(n)
     signs = directions.pointer
-    indices = try allocate(n)
+    indices = try allocate(product(2, n, "the working memory"))
     working = indices.pointer
+    support = working + n
     let capacity = min(n, 64)
     self.capacity = capacity
     factor = try allocating { () throws(OutOfMemory) in try Cholesky(capacity: capacity) }
@@ -82,22 +90,36 @@ final class ActiveSet {
     problem = next
   }
 
+  /// The same problem at another α.
+  func change(alpha: Double, l1Ratio: Double, weights: Buffer<Double>?) {
+    problem.penalise(alpha, l1Ratio: l1Ratio, weights: weights)
+    if l1Ratio < 1 { emptyFactor() }
+  }
+
   /// Runs from the current v to `tol`, at most `maxIterations` sweeps and pivots; 0 certifies v as it is. `continuing`: v and g are
   /// as the last run left them, and nothing in g has changed.
   func run(
     _ watch: Watch, tol: Double, maxIterations: Int, curvature: SharedCurvature? = nil, continuing: Bool = false
   ) throws(UnmergeError) -> Ending {
     iterations = 0
-    workingCount = 0
-    for j in 0..<n {
-      v[j] = problem.clamp(j, problem.lambda[j] == .infinity ? 0 : v[j])
-      if v[j] != 0 { work(on: j) }
-      signs[j] = 3
-    }
+    if !continuing { for j in 0..<n { v[j] = problem.clamp(j, problem.lambda[j] == .infinity ? 0 : v[j]) } }
+    signs.update(repeating: 3, count: n)
+    findSupport()
+    working.update(from: support, count: supportCount)
+    workingCount = supportCount
     var isWarm = workingCount > 0
     var stop = try requireWorking(watch)
     if stop != nil, !problem.gram.isComplete { for j in 0..<n where !problem.gram.has(j) { v[j] = 0 } }
-    var certificate = continuing && stop == nil ? problem.certify(v, g) : refresh()
+    var certificate: Certificate
+    if continuing, isWarm, stop == nil, maxIterations > 0 {
+      // The α that v was for is not this one: its support is solved for before anybody is asked who violates.
+      stop = try minimiseOnFace(watch, maxIterations)
+      _ = rememberFace()
+      isWarm = false
+      certificate = refresh()
+    } else {
+      certificate = continuing && stop == nil ? problem.certify(v, g) : refresh()
+    }
     var idle = 0
     var atLimit = false
     var isPruned = false
@@ -159,7 +181,17 @@ final class ActiveSet {
     workingCount += 1
   }
 
-  /// Sets `working` to the support and the strongest violators; false when nobody violates.
+  private func findSupport() {
+    let (v, support) = (self.v, self.support)
+    var count = 0
+    for j in 0..<n {
+      support[count] = j
+      count &+= v[j] != 0 ? 1 : 0
+    }
+    supportCount = count
+  }
+
+  /// Sets `working` to the support and the strongest violators among the candidates of `certificate`; false when nobody violates.
   ///
   /// We go on four digits past `tol`, down to the rounding of g: one more face costs little and the coefficients gain what
   /// the objective, being flat there, does not show. Where nothing but the sign keeps an atom out (λ = 0, v ≥ 0) half of
@@ -174,15 +206,12 @@ final class ActiveSet {
     let problem = self.problem
     let (v, g, step, lambda, lower, upper) = (self.v, self.g, self.step, problem.lambda, problem.lower, problem.upper)
     let excess = rhs
+    let candidates = UnsafeBufferPointer(start: problem.candidates, count: problem.candidateCount)
     var support = 0
     var violators = 0
     var isOptimal = true
-    for j in 0..<n {
+    for (i, j) in candidates.enumerated() {
       let l = lambda[j]
-      if l > 0, v[j] == 0, abs(g[j]) <= l {
-        step[j] = 0
-        continue
-      }
       let violation = abs(problem.descent(j, v[j], g[j]))
       var threshold = max(noise, 1e-4 * tol * (l > 0 ? l : 1))
       if problem.isFree(j, v[j]) {
@@ -196,7 +225,7 @@ final class ActiveSet {
           violators += 1
         }
       }
-      step[j] = violation > threshold ? violation : 0
+      step[i] = violation > threshold ? violation : 0
     }
     if isOptimal { return false }
     // As many newcomers as there are members: superfluous ones are costly to delete, and on demand a column costs a share
@@ -210,10 +239,10 @@ final class ActiveSet {
     }
     workingCount = 0
     var newcomers = 0
-    for j in 0..<n {
+    for (i, j) in candidates.enumerated() {
       if problem.isFree(j, v[j]) {
         work(on: j)
-      } else if step[j] > 0, step[j] >= cutoff, newcomers < batch {
+      } else if step[i] > 0, step[i] >= cutoff, newcomers < batch {
         newcomers += 1
         work(on: j)
       }
@@ -246,16 +275,16 @@ final class ActiveSet {
 
   /// Records the signs of v; false when they are those of last time.
   private func rememberFace() -> Bool {
-    var isNew = false
+    let (v, signs, lower, upper) = (self.v, self.signs, problem.lower, problem.upper)
+    var difference: Int8 = 0
     for j in 0..<n {
       let x = v[j]
-      let s: Int8 = (x > 0 ? 1 : x < 0 ? -1 : 0) * (problem.isFree(j, x) ? 1 : 2)
-      if s != signs[j] {
-        isNew = true
-        signs[j] = s
-      }
+      let sign: Int8 = (x > 0 ? 1 : 0) &- (x < 0 ? 1 : 0)
+      let s = sign &* (x > lower[j] ? 1 : 2) &* (x < upper[j] ? 1 : 2)
+      difference |= s ^ signs[j]
+      signs[j] = s
     }
-    return isNew
+    return difference != 0
   }
 
   // MARK: sweeps
@@ -265,6 +294,9 @@ final class ActiveSet {
   private func sweep(_ watch: Watch, _ maxIterations: Int) -> Stop? {
     let problem = self.problem
     let (v, g, lambda, mu) = (self.v, self.g, problem.lambda, problem.mu)
+    let count = workingCount
+    let local = gather()
+    defer { if let local { for k in 0..<count { g[working[k]] = local.g[k] } } }
     var quiet = 0
     for _ in 0..<Self.sweepsPerRound where iterations < maxIterations && quiet < 2 {
       iterations += 1
@@ -274,14 +306,20 @@ final class ActiveSet {
         let j = working[k]
         let x = v[j]
         let h = 1 + mu[j]
-        let z = g[j] + h * x
+        let z = (local?.g[k] ?? g[j]) + h * x
         let l = lambda[j]
         let new = problem.clamp(j, z > l ? (z - l) / h : z < -l ? (z + l) / h : 0)
         let delta = new - x
         if delta == 0 { continue }
         moved = true
         turned = turned || problem.isFree(j, new) != problem.isFree(j, x)
-        move(j, to: new)
+        if let local {
+          v[j] = new
+          Vector.axpy(count, -delta, local.columns + k * count, local.g)
+          local.g[k] -= mu[j] * delta
+        } else {
+          move(j, to: new)
+        }
         // To its minimum from x: ½ h δ², more when the way is cut short by a bound.
         progress += 0.5 * h * delta * delta
         if n > 2000, k & 63 == 0, let stop = watch.poll() { return stop }
@@ -339,6 +377,28 @@ final class ActiveSet {
     return nil
   }
 
+  /// Ĝ and g on `working`, where it is a small part of all atoms: the sweeps then leave the rest of g to the next `refresh`.
+  private func gather() -> (columns: UnsafeMutablePointer<Double>, g: UnsafeMutablePointer<Double>)? {
+    let count = workingCount
+    guard count <= Self.mostGathered, 4 * count <= n else { return nil }
+    if block.map({ $0.count < count * (count + 1) }) ?? true {
+      let room = min(max(2 * count, 16), Self.mostGathered)
+      block = try? Buffer(room * (room + 1))
+    }
+    guard let columns = block?.pointer else { return nil }
+    let local = columns + count * count
+    for k in 0..<count {
+      let column = problem.gram.column(working[k])
+      for i in 0...k {
+        let x = column[working[i]]
+        columns[k * count + i] = x
+        columns[i * count + k] = x
+      }
+      local[k] = g[working[k]]
+    }
+    return (columns, local)
+  }
+
   /// v_j ← x, g following.
   @inline(__always)
   private func move(_ j: Int, to x: Double) {
@@ -382,8 +442,9 @@ final class ActiveSet {
 
   /// Makes `factor` that of the support: leavers by rotations, newcomers appended, dependent ones moved until they fit.
   private func factorSupport(moving: Bool = true) throws(UnmergeError) {
-    var size = 0
-    for j in 0..<n where isFactorable(j) { size += 1 }
+    findSupport()
+    let support = UnsafeBufferPointer(start: self.support, count: supportCount)
+    let size = support.reduce(0) { $0 + (isFactorable($1) ? 1 : 0) }
     if size > capacity {
       capacity = min(n, 2 * size)
       factor = try allocating { () throws(OutOfMemory) in try Cholesky(capacity: capacity) }
@@ -395,7 +456,7 @@ final class ActiveSet {
     } else if leavers > 0 {
       for i in stride(from: factor.count - 1, through: 0, by: -1) where !isFactorable(factor.order[i]) { drop(at: i) }
     }
-    for j in 0..<n where isFactorable(j) && !factored[j] {
+    for j in support where isFactorable(j) && !factored[j] {
       while isFactorable(j) {
         if factor.append(j, column: problem.gram.column(j), diagonal: 1 + problem.mu[j]) {
           factored[j] = true
@@ -456,9 +517,10 @@ final class ActiveSet {
   /// at 0.
   func degreesOfFreedom() throws(UnmergeError) -> Double {
     var isUnshrunk = true
-    for j in 0..<n where problem.lambda[j] < .infinity {
-      if v[j] == 0, problem.lambda[j] == 0, problem.lower[j] < 0, problem.upper[j] > 0 { return .nan }
-      if v[j] != 0, problem.mu[j] > 0 { isUnshrunk = false }
+    let (v, lambda, mu) = (self.v, problem.lambda, problem.mu)
+    for j in 0..<n where (v[j] != 0 || lambda[j] == 0) && lambda[j] < .infinity {
+      if v[j] == 0, problem.lower[j] < 0, problem.upper[j] > 0 { return .nan }
+      if v[j] != 0, mu[j] > 0 { isUnshrunk = false }
     }
     try factorSupport(moving: false)
     let order = factor.order

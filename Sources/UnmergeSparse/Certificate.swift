@@ -76,7 +76,9 @@ extension Quadratic {
     var r = Certificate()
     var ridge = 0.0
     var norm = 0.0
-    for j in 0..<n where v[j] != 0 {
+    var (hasNorm, isEmpty) = screen(v, g)
+    let candidates = UnsafeBufferPointer(start: self.candidates, count: candidateCount)
+    for j in candidates where v[j] != 0 {
       let x = v[j]
       r.l1 += abs(x)
       r.l2 += x * x
@@ -89,15 +91,8 @@ extension Quadratic {
     }
     let noise = gradientNoise(l1: r.l1)
     var s = 1.0
-    var hasNorm = false
-    var isEmpty = true
-    for j in 0..<n {
+    for j in candidates {
       let l = lambda[j]
-      // Most atoms of a sparse answer: held at 0 by the norm, they violate nothing and limit nothing.
-      if l > 0, v[j] == 0, abs(g[j]) <= l {
-        if l < .infinity { (hasNorm, isEmpty) = (true, false) }
-        continue
-      }
       guard l < .infinity else { continue }
       isEmpty = false
       let (isOpenAbove, isOpenBelow) = (upper[j] == .infinity, lower[j] == -.infinity)
@@ -115,11 +110,28 @@ extension Quadratic {
       return r
     }
     var gap = 0.5 * (1 - s) * (1 - s) * (r.rss + ridge)
-    for j in 0..<n where lambda[j] < .infinity && (v[j] != 0 || abs(s * g[j]) > lambda[j]) {
+    for j in candidates where lambda[j] < .infinity && (v[j] != 0 || abs(s * g[j]) > lambda[j]) {
       gap += slack(j, v[j], s * g[j])
     }
     set(gap: gap, &r)
     return r
+  }
+
+  /// Lists the candidates: all atoms but those that the norm holds at 0, which violate nothing, limit nothing and add nothing.
+  /// In a sparse answer those are most, so this loop has no branch. Whether some of them has a norm, and whether none can move.
+  private func screen(_ v: UnsafePointer<Double>, _ g: UnsafePointer<Double>) -> (hasNorm: Bool, isEmpty: Bool) {
+    let (lambda, candidates) = (self.lambda, self.candidates)
+    var count = 0
+    var held = 0
+    for j in 0..<n {
+      let (l, x, size) = (lambda[j], v[j], abs(g[j]))
+      let isHeld = (l > 0 ? 1 : 0) & (x == 0 ? 1 : 0) & (size <= l ? 1 : 0)
+      candidates[count] = j
+      count &+= 1 &- isHeld
+      held &+= isHeld & (l < .infinity ? 1 : 0)
+    }
+    candidateCount = count
+    return (held > 0, held == 0)
   }
 
   /// h_j(x) + h_j*(z) − z x ≥ 0. The conjugate is reached at y: at a bound where z pulls harder than λ, else nearest to 0.
@@ -228,7 +240,7 @@ func report(
   let c = end.certificate
   r.outcome = end.outcome
   r.flags = end.flags
-  for j in 0..<gram.atoms where gram.norms[j] == 0 { r.flags |= UNMERGE_FLAG_ZERO_ATOM }
+  if gram.hasZeroAtom { r.flags |= UNMERGE_FLAG_ZERO_ATOM }
   if Double.minimum(sensitivity ?? gram.sensitivity, gram.sensitivity) * gram.precision.entryError > 1e-6 {
     r.flags |= UNMERGE_FLAG_REDUCED_ACCURACY
   }

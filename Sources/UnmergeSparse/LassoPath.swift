@@ -44,16 +44,21 @@ func path(
       try LeastSquares(gram, alpha: alphas[i], weights: net.weights, watch, findsDF: findsDF)
         .answer(target, answers, column: i, watch)
     } else {
-      let problem = try Quadratic(
-        gram, target: target, alpha: alphas[i], l1Ratio: net.l1Ratio, weights: net.weights, bounds: net.bounds)
       // Without a ridge term α has no part in g.
       let continues = solver != nil && net.l1Ratio == 1
-      let warm = if let solver { solver } else { try ActiveSet(problem) }
-      solver = warm
-      warm.change(to: problem)
+      let warm: ActiveSet
+      if let solver {
+        warm = solver
+        warm.change(alpha: alphas[i], l1Ratio: net.l1Ratio, weights: net.weights)
+      } else {
+        let first = try Quadratic(
+          gram, target: target, alpha: alphas[i], l1Ratio: net.l1Ratio, weights: net.weights, bounds: net.bounds)
+        warm = try ActiveSet(first)
+        solver = warm
+      }
       var end = try warm.run(watch, tol: watch.tol, maxIterations: watch.maxIterations, continuing: continues)
       if findsDF { end.df = try warm.degreesOfFreedom() }
-      answers.set(i, problem, warm.v, end, watch)
+      answers.set(i, warm.problem, warm.v, end, watch)
     }
     if !visit(i, answers.coefficients(i)) { break }
   }

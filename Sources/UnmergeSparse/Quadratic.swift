@@ -29,8 +29,12 @@ final class Quadratic: @unchecked Sendable {
   let bounds: Bounds
   /// What v is in units of: ‖y‖, or for y = 0 what the bounds keep away from 0.
   let unit: Double
-  /// Owns λ, μ, ℓ and u: loops index plain pointers.
+  /// The atoms the last `certify` had to look at, ascending; see `screen`.
+  let candidates: UnsafeMutablePointer<Int>
+  var candidateCount = 0
+  /// Own λ, μ, ℓ and u, and the candidates: loops index plain pointers.
   private let memory: Buffer<Double>
+  private let indices: Buffer<Int>
 
   init(
     _ gram: Gram, target: Int, alpha: Double, l1Ratio: Double, weights: Buffer<Double>?,
@@ -45,30 +49,40 @@ final class Quadratic: @unchecked Sendable {
     mu = lambda + n
     lower = mu + n
     upper = lower + n
+    indices = try allocate(n)
+    candidates = indices.pointer
     self.bounds = bounds
     var yNorm = gram.targetNorms[target]
     if yNorm == 0 { for j in 0..<n { yNorm = max(yNorm, abs(bounds.nearestToZero(j)) * gram.norms[j]) } }
     if !(yNorm > 0 && yNorm < .infinity) { yNorm = 1 }
     unit = yNorm
+    penalise(alpha, l1Ratio: l1Ratio, weights: weights)
+    lower.update(repeating: -.infinity, count: n)
+    upper.update(repeating: .infinity, count: n)
+    guard !bounds.isEmpty else { return }
     let norms = gram.norms.pointer
-    // Quotients before products: α may be as small as ‖a‖² or as large as 1/‖a‖².
-    let scale = alpha / yNorm * l1Ratio
-    let isBounded = !bounds.isEmpty
     for j in 0..<n {
       let d = norms[j]
-      let pi = weights?[j] ?? 1
-      if d > 0, pi > 0, alpha > 0 {
-        if l1Ratio > 0 { lambda[j] = scale / d * pi }
-        if l1Ratio < 1 { mu[j] = alpha / d * (1 - l1Ratio) / d * pi }
-      }
-      if d == 0 || !mu[j].isFinite || lambda[j].isNaN { lambda[j] = .infinity }
-      if !mu[j].isFinite { mu[j] = 0 }
-      (lower[j], upper[j]) = (-.infinity, .infinity)
-      guard isBounded else { continue }
       (lower[j], upper[j]) = (bounds.lower(j), bounds.upper(j))
       // A bound of 0 or infinity is one whatever the scale.
       if lower[j].isFinite, lower[j] != 0 { lower[j] = d > 0 ? lower[j] * (d / yNorm) : 0 }
       if upper[j].isFinite, upper[j] != 0 { upper[j] = d > 0 ? upper[j] * (d / yNorm) : 0 }
+    }
+  }
+
+  /// Sets λ and μ.
+  func penalise(_ alpha: Double, l1Ratio: Double, weights: Buffer<Double>?) {
+    let (lambda, mu, norms, weights) = (self.lambda, self.mu, gram.norms.pointer, weights?.pointer)
+    // Quotients before products: α may be as small as ‖a‖² or as large as 1/‖a‖².
+    let scale = alpha / unit * l1Ratio
+    for j in 0..<n {
+      let d = norms[j]
+      let pi = weights?[j] ?? 1
+      let isPenalised = d > 0 && pi > 0 && alpha > 0
+      let l = isPenalised && l1Ratio > 0 ? scale / d * pi : 0
+      let m = isPenalised && l1Ratio < 1 ? alpha / d * (1 - l1Ratio) / d * pi : 0
+      lambda[j] = d == 0 || !m.isFinite || l.isNaN ? .infinity : l
+      mu[j] = m.isFinite ? m : 0
     }
   }
 
@@ -95,9 +109,27 @@ final class Quadratic: @unchecked Sendable {
 
   /// g ← ĉ − Ĝv − μv − τ, from the columns of the support of v.
   func gradient(_ v: UnsafePointer<Double>, _ g: UnsafeMutablePointer<Double>) {
+    let (c, mu) = (self.c, self.mu)
     for j in 0..<n { g[j] = c[j] - mu[j] * v[j] }
-    if let tilt { for j in 0..<n { g[j] -= tilt[j] } }
-    for j in 0..<n where v[j] != 0 { Vector.axpy(n, -v[j], gram.column(j), g) }
+    if let tilt = tilt?.pointer { for j in 0..<n { g[j] -= tilt[j] } }
+    // As many columns as share a read of g.
+    let batch = 8
+    withUnsafeTemporaryAllocation(of: UnsafePointer<Double>?.self, capacity: batch) { columns in
+      withUnsafeTemporaryAllocation(of: Double.self, capacity: batch) { weights in
+        guard let columns = columns.baseAddress, let weights = weights.baseAddress else { return }
+        var count = 0
+        for j in 0..<n where v[j] != 0 {
+          (columns + count).initialize(to: gram.column(j))
+          (weights + count).initialize(to: v[j])
+          count += 1
+          if count == batch {
+            Vector.subtract(n, columns, weights, count, from: g)
+            count = 0
+          }
+        }
+        Vector.subtract(n, columns, weights, count, from: g)
+      }
+    }
   }
 }
 

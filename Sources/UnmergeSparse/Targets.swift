@@ -25,8 +25,9 @@ final class Answers: @unchecked Sendable {
     let w = coef.pointer + column * rows
     var nonzeros = 0
     if let v {
-      for j in 0..<rows where v[j] != 0 && gram.norms[j] > 0 {
-        w[j] = v[j] * (gram.targetNorms[t] / gram.norms[j])
+      let (norms, yNorm) = (gram.norms.pointer, gram.targetNorms[t])
+      for j in 0..<rows where v[j] != 0 && norms[j] > 0 {
+        w[j] = v[j] * (yNorm / norms[j])
         nonzeros += 1
       }
     }
@@ -67,7 +68,7 @@ final class Answers: @unchecked Sendable {
 
   func deliver(_ output: Output, _ results: UnsafeMutablePointer<unmerge_report>?) {
     for t in 0..<columns {
-      for j in 0..<rows { output.set(j, t, coef[t * rows + j]) }
+      output.set(column: t, coefficients(t))
       store(reports[t], results, index: t)
     }
   }

@@ -44,6 +44,9 @@ void ck_small_gram_f32(double *g, const float *x, size_t lead, size_t k, size_t 
 void ck_few_products_f32(double *g, size_t ldg, const float *x, size_t lead, size_t k, size_t m, const float *c, size_t leadc,
                          size_t w);
 
+// g[i] -= sum_k w[k] columns[k][i], term after term, eight columns to a read of g.
+void ck_subtract_columns(double *g, const double *const *columns, const double *w, size_t k, size_t n);
+
 // c[i] += a[i] for a float32 panel result.
 void ck_accumulate_f32(double *c, const float *a, size_t n);
 // m[i] = max(m[i], |x[i]|); a NaN stays.

@@ -264,7 +264,7 @@ def lasso_path(
         options.alphas, options.weights = doubles(grid), doubles(penalty)
         options.lower, options.upper = doubles(low), doubles(high)
         found = np.zeros(count)
-        coef = np.zeros((gram.atoms, count))
+        coef = np.zeros((gram.atoms, count), order="F")  # written point by point
         reports = report_array(count)
         run.call(
             "lasso_path",
