@@ -104,11 +104,15 @@ CLONES void ck_dot_norm_f32(const float *x_, const float *y_, size_t n, double *
   const u_f32 *x = (const u_f32 *)x_, *y = (const u_f32 *)y_;
   float p[LANES] = {0}, q[LANES] = {0};
   size_t i = 0;
-  for (; i + LANES <= n; i += LANES)
+  for (; i + LANES <= n; i += LANES) {
+    // A page ahead, where the machine's own prefetching ends.
+    __builtin_prefetch((const char *)(x + i) + 4096);
+    __builtin_prefetch((const char *)(x + i) + 4160);
     for (int l = 0; l < LANES; l++) {
       p[l] += x[i + l] * y[i + l];
       q[l] += x[i + l] * x[i + l];
     }
+  }
   double s = 0, t = 0;
   for (; i < n; i++) {
     s += (double)x[i] * y[i];
@@ -344,6 +348,29 @@ CLONES void ck_subtract_columns(double *restrict g, const double *const *columns
     const double *a = columns[j], s = w[j];
     for (size_t i = 0; i < n; i++) g[i] -= s * a[i];
   }
+}
+
+void ck_columns_of_rows_f32(float *dst, size_t lead, const float *src, size_t stride, size_t rows, size_t cols) {
+  // Sixteen rows fill a cache line of every column they go to.
+  for (size_t top = 0; top < rows; top += 16)
+    for (size_t j = 0; j < cols; j += 4)
+      for (size_t i = top; i < top + 16 && i < rows; i += 4) {
+        if (i + 4 > rows || j + 4 > cols) {
+          for (size_t q = j; q < j + 4 && q < cols; q++)
+            for (size_t p = i; p < i + 4 && p < rows; p++) dst[q * lead + p] = src[p * stride + q];
+          continue;
+        }
+        const float *s = src + i * stride + j;
+        floats4 a = *(const floats4 *)s, b = *(const floats4 *)(s + stride), c = *(const floats4 *)(s + 2 * stride),
+                d = *(const floats4 *)(s + 3 * stride);
+        floats4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+        float *t = dst + j * lead + i;
+        *(floats4 *)t = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+        *(floats4 *)(t + lead) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+        ab = __builtin_shufflevector(a, b, 2, 6, 3, 7), cd = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+        *(floats4 *)(t + 2 * lead) = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+        *(floats4 *)(t + 3 * lead) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+      }
 }
 
 CLONES void ck_accumulate_f32(double *restrict c, const float *restrict a, size_t n) {

@@ -152,10 +152,14 @@ private final class PassSlot<T: Real>: @unchecked Sendable {
     let targets = dense.dropFirst(nd).map { $0.column - pass.n }
     // A matrix that BLAS can read where it lies is not copied.
     var direct = pick == nil ? layout.matrix?.inPlace(T.self) : nil
-    if direct?.rowMajor == true, kernel.isSmall || kernel.isWide || kernel.isFew { direct = nil }
+    let byRows = direct?.rowMajor == true && kernel.wantsColumns ? direct : nil
+    if byRows != nil { direct = nil }
     var limit = layout.tileEntries
-    // Long columns keep the memory's prefetcher going; a single target stays in cache beside them.
-    if case .first = kernel.request, direct != nil, targets.count == 1, direct?.rowMajor == false { limit *= 64 }
+    // Long columns keep the memory's prefetcher going; a single target stays in cache beside them. Not so long that a
+    // deadline would wait: 2²⁶ values are some ten milliseconds.
+    if case .first = kernel.request, direct != nil, targets.count == 1, direct?.rowMajor == false {
+      limit = max(8 * panelEntries, min(64 * panelEntries, (1 << 26) / max(nd, 1)))
+    }
     if !layout.factors.isEmpty, stack?.module != m { stack = (m, try FactorStack(layout)) }
     for tile in Tiling(rows: rows, cols: layout.cols, entries: limit, pick: pick) {
       let k = tile.entries
@@ -170,7 +174,12 @@ private final class PassSlot<T: Real>: @unchecked Sendable {
           to: sums)
       } else {
         try grow(&x, max(k, 1), by: nd)
-        for (s, d) in dense[..<nd].enumerated() { d.load(tile, x.pointer + s * k) }
+        if let byRows {
+          let first = byRows.pointer + tile.runs[0].lowerBound * byRows.leading
+          T.columnsOfRows(x.pointer, lead: k, first, stride: byRows.leading, rows: k, columns: nd)
+        } else {
+          for (s, d) in dense[..<nd].enumerated() { d.load(tile, x.pointer + s * k) }
+        }
         var start = 0
         while start < k {
           let rows = min(panelEntries, k - start)

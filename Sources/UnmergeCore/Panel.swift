@@ -109,6 +109,13 @@ struct PanelKernel<T: Real>: Sendable {
     if case .columns(let columns) = request { T.self == Float.self && columns.count <= 32 } else { false }
   }
 
+  /// X is wanted column-major: whatever is not BLAS takes it so.
+  var wantsColumns: Bool {
+    if isSmall || isWide || isFew || T.hasProducts { return true }
+    if case .first = request { return true }
+    return false
+  }
+
   /// `atoms` are the atoms X holds (nil: all, in order), `targets` the targets Y holds; k ≤ panelEntries (`.first`: any).
   func add(
     _ x: UnsafePointer<T>, lead: Int, rowMajor: Bool, atoms: [Int]?, _ y: UnsafePointer<T>, leadY: Int, targets: [Int],
@@ -128,13 +135,20 @@ struct PanelKernel<T: Real>: Sendable {
         }
         return
       }
-      T.syrk(m, k, x, lead, rowMajor: rowMajor, product.pointer, m)
-      for j in 0..<m {
-        let column = product.pointer + j * m
-        if let atoms {
-          for i in 0...j { sums.g[atoms[j] * n + atoms[i]] += Double(column[i]) }
-        } else {
-          T.accumulate(sums.g.pointer + j * n, column, j + 1)
+      if T.hasProducts {
+        withPlaces(atoms) { places in
+          T.products(
+            sums.g.pointer, leadG: n, x, leadX: lead, m, rows: places, x, leadZ: lead, m, columns: places, k, upper: true)
+        }
+      } else {
+        T.syrk(m, k, x, lead, rowMajor: rowMajor, product.pointer, m)
+        for j in 0..<m {
+          let column = product.pointer + j * m
+          if let atoms {
+            for i in 0...j { sums.g[atoms[j] * n + atoms[i]] += Double(column[i]) }
+          } else {
+            T.accumulate(sums.g.pointer + j * n, column, j + 1)
+          }
         }
       }
       if T.self == Float.self, targets.count == 1 {
@@ -194,6 +208,16 @@ struct PanelKernel<T: Real>: Sendable {
       {
         return
       }
+      if T.hasProducts {
+        withPlaces(atoms) { rows in
+          withPlaces(place) { columns in
+            T.products(
+              sums.g.pointer, leadG: n, x, leadX: lead, m, rows: rows, picked.pointer, leadZ: k, width, columns: columns, k,
+              upper: false)
+          }
+        }
+        return
+      }
       T.gemm(!rowMajor, false, m, width, k, 1, x, lead, picked.pointer, k, 0, product.pointer, m)
       for (s, q) in place.enumerated() {
         let column = product.pointer + s * m
@@ -204,6 +228,10 @@ struct PanelKernel<T: Real>: Sendable {
         }
       }
     }
+  }
+
+  private func withPlaces(_ places: [Int]?, _ body: (UnsafePointer<Int>?) -> Void) {
+    if let places { places.withUnsafeBufferPointer { body($0.baseAddress) } } else { body(nil) }
   }
 
   /// Column j side by side: sums then run in the same order whatever the layout.

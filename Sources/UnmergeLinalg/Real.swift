@@ -45,7 +45,22 @@ package protocol Real: BinaryFloatingPoint, BitwiseCopyable, Sendable {
   /// G += XᵀC for few columns C, X k×m and C k×w with their columns `lead` and `leadC` apart; false where BLAS has to do it.
   static func fewProducts(
     _ g: UnsafeMutablePointer<Double>, _ ldg: Int, _ x: UnsafePointer<Self>, lead: Int, rows k: Int, columns m: Int,
-    _ c: UnsafePointer<Self>, leadC: Int, few w: Int) -> Bool
+    _ c: UnsafePointer<Self>, leadC: Int, few w: Int
+  ) -> Bool
+
+  /// `products` is faster than BLAS here.
+  static var hasProducts: Bool { get }
+
+  /// g[rows[i] + columns[j]·lead] += ⟨x_i, z_j⟩ for m columns x and w columns z of k values; no places: i and j. `upper`: i ≤ j
+  /// only, z being x.
+  static func products(
+    _ g: UnsafeMutablePointer<Double>, leadG: Int, _ x: UnsafePointer<Self>, leadX: Int, _ m: Int, rows: UnsafePointer<Int>?,
+    _ z: UnsafePointer<Self>, leadZ: Int, _ w: Int, columns: UnsafePointer<Int>?, _ k: Int, upper: Bool)
+
+  /// destination, columns `lead` apart, ← the rows of `source`, `stride` elements apart.
+  static func columnsOfRows(
+    _ destination: UnsafeMutablePointer<Self>, lead: Int, _ source: UnsafePointer<Self>, stride: Int, rows: Int, columns: Int
+  )
 
   /// Σ x², summed in double.
   static func squares(_ x: UnsafePointer<Self>, _ count: Int) -> Double
@@ -127,6 +142,23 @@ extension Float: Real {
     ck_few_products_f32(g, ldg, x, lead, k, m, c, leadC, w)
     return true
   }
+
+  package static let hasProducts = ck_has_products() != 0
+
+  package static func products(
+    _ g: UnsafeMutablePointer<Double>, leadG: Int, _ x: UnsafePointer<Float>, leadX: Int, _ m: Int,
+    rows: UnsafePointer<Int>?, _ z: UnsafePointer<Float>, leadZ: Int, _ w: Int, columns: UnsafePointer<Int>?, _ k: Int,
+    upper: Bool
+  ) {
+    ck_products_f32(g, leadG, x, leadX, m, rows, z, leadZ, w, columns, k, upper ? 1 : 0)
+  }
+
+  package static func columnsOfRows(
+    _ destination: UnsafeMutablePointer<Float>, lead: Int, _ source: UnsafePointer<Float>, stride: Int, rows: Int,
+    columns: Int
+  ) {
+    ck_columns_of_rows_f32(destination, lead, source, stride, rows, columns)
+  }
 }
 
 extension Double: Real {
@@ -196,4 +228,25 @@ extension Double: Real {
     _ g: UnsafeMutablePointer<Double>, _ ldg: Int, _ x: UnsafePointer<Double>, lead: Int, rows k: Int, columns m: Int,
     _ c: UnsafePointer<Double>, leadC: Int, few w: Int
   ) -> Bool { false }
+
+  package static let hasProducts = false
+
+  package static func products(
+    _ g: UnsafeMutablePointer<Double>, leadG: Int, _ x: UnsafePointer<Double>, leadX: Int, _ m: Int,
+    rows: UnsafePointer<Int>?, _ z: UnsafePointer<Double>, leadZ: Int, _ w: Int, columns: UnsafePointer<Int>?, _ k: Int,
+    upper: Bool
+  ) {
+    for j in 0..<w {
+      for i in 0..<(upper ? j + 1 : m) {
+        g[(columns?[j] ?? j) * leadG + (rows?[i] ?? i)] += dot(x + i * leadX, z + j * leadZ, k)
+      }
+    }
+  }
+
+  package static func columnsOfRows(
+    _ destination: UnsafeMutablePointer<Double>, lead: Int, _ source: UnsafePointer<Double>, stride: Int, rows: Int,
+    columns: Int
+  ) {
+    for i in 0..<rows { for j in 0..<columns { destination[j * lead + i] = source[i * stride + j] } }
+  }
 }

@@ -109,6 +109,64 @@ struct Random {
     #expect(Float.dot(narrow, narrow, lead) == Double.dot(wide, wide, lead))
   }
 
+  /// Counts on both sides of a block of four and of a strip of eight, rows on both sides of a register and of a chunk.
+  @Test(arguments: [(1, 1), (3, 15), (4, 16), (7, 33), (8, 512), (9, 513), (18, 1024)])
+  func theProductsOfColumnsEqualTheirNaiveTwin(n: Int, k: Int) {
+    guard Float.hasProducts else { return }
+    var random = Random(UInt64(n))
+    let lead = k + 5
+    let x = (0..<(n * lead)).map { _ in Float(random.next()) }
+    func dot(_ i: Int, _ j: Int) -> Double { (0..<k).reduce(0) { $0 + Double(x[i * lead + $1]) * Double(x[j * lead + $1]) } }
+    let tolerance = 1e-5 * Double(k).squareRoot()
+
+    var g = [Double](repeating: 1, count: n * n)
+    Float.products(
+      &g, leadG: n, x, leadX: lead, n, rows: nil, x, leadZ: lead, n, columns: nil, k, upper: true)
+    for j in 0..<n {
+      for i in 0..<n { #expect(i <= j ? abs(g[j * n + i] - 1 - dot(i, j)) < tolerance : g[j * n + i] == 1) }
+    }
+
+    // Every second column of a wider matrix, and some of the columns in another order.
+    let places = (0..<n).map { 2 * $0 }
+    let columns = [n, 0, 1]
+    let z = Array(x[0..<(min(n, 3) * lead)])
+    var c = [Double](repeating: 1, count: 2 * n * (n + 1))
+    Float.products(
+      &c, leadG: 2 * n, x, leadX: lead, n, rows: places, z, leadZ: lead, min(n, 3), columns: columns, k, upper: false)
+    for j in 0...n {
+      for i in 0..<(2 * n) {
+        let q = columns.prefix(min(n, 3)).firstIndex(of: j)
+        let expected = q.map { i % 2 == 0 ? 1 + dot(i / 2, $0) : 1 } ?? 1
+        #expect(abs(c[j * 2 * n + i] - expected) < (expected == 1 ? 0x1p-1074 : tolerance))
+      }
+    }
+  }
+
+  @Test func rowsBecomeColumns() {
+    let (rows, columns, stride) = (19, 35, 40)
+    let x = (0..<(rows * stride)).map { Float($0) }
+    var y = [Float](repeating: -1, count: columns * 20)
+    Float.columnsOfRows(&y, lead: 20, x, stride: stride, rows: rows, columns: columns)
+    for j in 0..<columns {
+      for i in 0..<20 { #expect(y[j * 20 + i] == (i < rows ? x[i * stride + j] : -1)) }
+    }
+  }
+
+  @Test(arguments: [0, 1, 8, 17]) func columnsAreSubtractedTermAfterTerm(count: Int) {
+    var random = Random(UInt64(count))
+    let n = 37
+    let columns = (0..<count).map { _ in (0..<n).map { _ in random.next() } }
+    let weights = (0..<count).map { _ in random.next() }
+    var y = (0..<n).map { _ in random.next() }
+    let expected = (0..<n).map { i in zip(columns, weights).reduce(y[i]) { $0 - $1.1 * $1.0[i] } }
+    let flat = columns.flatMap { $0 }
+    flat.withUnsafeBufferPointer { p in
+      let pointers = (0..<count).map { k in p.baseAddress.map { $0 + k * n } }
+      Vector.subtract(n, pointers, weights, count, from: &y)
+    }
+    #expect(y == expected)
+  }
+
   @Test(arguments: [0, 1, 15, 16, 100]) func squaresAreSummedInDouble(count: Int) {
     // 2⁻¹³ + 1 squared needs 27 bits: float32 would lose the last ones.
     let x = [Float](repeating: 1 + 0x1p-13, count: count)

@@ -77,6 +77,18 @@ ck_sums ck_shrink(double *z, const void *x, int dtype, size_t n, double unit, do
 // n doubles to elements `stride` bytes apart, of dtype 1 (f64) or 2 (f32). Any alignment.
 void ck_store(void *dst, int dtype, ptrdiff_t stride, const double *x, size_t n);
 
+// dst (columns `lead` apart) = src, rows x cols with its rows `stride` values apart.
+void ck_columns_of_rows_f32(float *dst, size_t lead, const float *src, size_t stride, size_t rows, size_t cols);
+
+// ---- products.c: products of columns without packing them
+
+// Whether this machine has the registers that make them faster than BLAS: AVX-512.
+int ck_has_products(void);
+// g[row[i] + column[j] ldg] += <x_i, z_j> for m columns x and w columns z, `lead` and `leadz` apart, of k values; row and
+// column NULL: i and j. upper: i <= j only; z is then x. Float32 sums of 512 values at most, added in double.
+void ck_products_f32(double *g, size_t ldg, const float *x, size_t lead, size_t m, const ptrdiff_t *row, const float *z,
+                     size_t leadz, size_t w, const ptrdiff_t *column, size_t k, int upper);
+
 // ---- replay.c: the arithmetic of merging tools. Operations in float32, results rounded to dtype (2 f32, 3 f16, 4 bf16).
 
 void ck_round(float *x, size_t n, int dtype);
