@@ -18,7 +18,7 @@ endif()
 
 # ---------------------------------------------------------------- the contract
 foreach(name null handles structs views overflow data options outputs control process constrained methods groups selection bayes
-             penalties greedy composite projections merge attribution)
+             penalties greedy composite projections merge attribution models)
   add_executable(test_${name} "${tests}/c/test_${name}.c")
   target_link_libraries(test_${name} PRIVATE unmerge::unmerge Threads::Threads m)
   set_target_properties(test_${name} PROPERTIES C_STANDARD 11 C_STANDARD_REQUIRED ON)
