@@ -247,8 +247,8 @@ final class GroupSparse<T: Real> {
     g.t = t
     g.sums = sums
     if w == nil, live > 0 {
-      // Moving costs more than reading on until a good part is gone.
-      if live < g.live - g.live / 4 {
+      // Moving an entry costs as much as reading it half a dozen times.
+      if live < g.live / 3 {
         g.live = T.survivors(x.pointer + g.start, entries(g), g.live, above: t)
         g.isCopied = true
       }

@@ -191,19 +191,30 @@ private struct GroupSparseCall {
     guard let found else { throw (watch.poll() ?? .cancelled).error }
 
     let isCopy = found.isUnchanged
+    let z = output.view
+    let writesInPlace =
+      z.type == .f64 && (z.rows <= 1 || z.rowStride == 8) && UInt(bitPattern: z.base) % 8 == 0
+      && z.columnStride % 8 == 0
     layout.chunks { i, o, n in
-      layout.load(i, o, n, source.pointer)
+      let (row, column) = layout.place(i, o)
+      let address = UnsafeMutableRawPointer(mutating: z.address(row, column))
+      let target = writesInPlace ? address.assumingMemoryBound(to: Double.self) : result.pointer
+      let entries: UnsafePointer<T>
+      if let direct {
+        entries = direct.pointer + state.groups[i].origin + o
+      } else {
+        layout.load(i, o, n, source.pointer)
+        entries = UnsafePointer(source.pointer)
+      }
       if isCopy {
         for k in 0..<n {
-          result[k] = Double(source[k])
-          sums[i].count += result[k] != 0 ? 1 : 0
+          target[k] = Double(entries[k])
+          sums[i].count += target[k] != 0 ? 1 : 0
         }
       } else {
-        state.write(i, o, n, source.pointer, result.pointer, refit: self.o.refit != 0, &sums[i])
+        state.write(i, o, n, entries, target, refit: self.o.refit != 0, &sums[i])
       }
-      let (row, column) = layout.place(i, o)
-      let address = UnsafeMutableRawPointer(mutating: output.view.address(row, column))
-      store(address, output.view.type, stride: output.view.rowStride, result.pointer, n)
+      if !writesInPlace { store(address, z.type, stride: z.rowStride, target, n) }
     }
     return report(state, found, sums, groups, largest: total)
   }

@@ -42,7 +42,7 @@ static void columns_and_offsets(void) {
   double x[P * R], z[P * R], flat[P * R], y[P * R], found[R];
   uint64_t state = 3;
   for (int i = 0; i < P; i++)
-    for (int j = 0; j < R; j++) x[i * R + j] = noise(&state) * (j + 1), flat[j * P + i] = x[i * R + j];
+    for (int j = 0; j < R; j++) x[i * R + j] = noise(&state) * (1 + 0.1 * j), flat[j * P + i] = x[i * R + j];
   unmerge_view xv = view_f64(x, P, R), zv = view_f64(z, P, R), fv = view_f64(flat, P * R, 1), yv = view_f64(y, P * R, 1);
   unmerge_group_sparse_options o = new_options(0.7);
   unmerge_group_sparse_report r = new_report(), s = new_report();

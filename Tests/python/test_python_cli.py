@@ -178,3 +178,23 @@ def test_demo_of_a_sample(made: dict[str, Any], tmp_path: Path) -> None:
     assert done.returncode == 2 and "lacks base" in done.stderr
     done = run("demo", "--data", tmp_path)
     assert done.returncode == 2 and "manifest.json" in done.stderr
+
+
+def test_prune(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    r = np.random.default_rng(0)
+    net = {"w": r.standard_normal((20, 30)).astype(np.float32), "b": np.ones(20, np.float32), "n": np.arange(4)}
+    save_file(net, tmp_path / "in.safetensors", metadata={"format": "np"})
+    done = run("prune", "--model", tmp_path / "in.safetensors", "--sparsity", 0.7, "-o", tmp_path / "out.safetensors", "--json")
+    assert done.returncode == 0, done.stderr
+    told, made = json.loads(done.stdout), load_file(tmp_path / "out.safetensors")
+    assert np.array_equal(made["b"], net["b"]) and np.array_equal(made["n"], net["n"])
+    assert told["kept"] == np.count_nonzero(made["w"]) and told["reports"]["w"]["sparsity"] == pytest.approx(0.7, abs=1e-12)
+    done = run("prune", "--model", tmp_path / "in.safetensors", "--zeros", 0.9, "-o", tmp_path / "out.safetensors")
+    assert done.returncode == 0 and "90.00% zeros" in done.stdout
+    made = load_file(tmp_path / "out.safetensors")["w"]
+    assert np.count_nonzero(made) == 60 and np.array_equal(made[made != 0], net["w"][made != 0])
+    for arguments in (["--sparsity", 2], ["--sparsity", 0.5, "--zeros", 0.5], [], ["--sparsity", 0.5, "--grouping", "rows"]):
+        done = run("prune", "--model", tmp_path / "in.safetensors", *arguments, "-o", tmp_path / "no.safetensors")
+        assert done.returncode == 2 and done.stderr.startswith("unmerge: ") and not (tmp_path / "no.safetensors").exists()

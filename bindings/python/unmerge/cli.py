@@ -1,4 +1,4 @@
-"""The command line: ``unmerge attribute``, ``unmerge decompose``, ``unmerge compare``, ``unmerge demo``.
+"""The command line: ``unmerge attribute``, ``unmerge decompose``, ``unmerge compare``, ``unmerge prune``, ``unmerge demo``.
 
 Exit codes: 0 done; 2 refused (arguments, files, shapes: one sentence on stderr); 3 an answer that did not converge, or no
 recipe where one was asked for; 130 interrupted.  The answer goes to stdout, everything else to stderr.  NumPy is imported
@@ -302,6 +302,45 @@ def _app() -> Any:
             if as_json:
                 print(text, end="")
             elif not (quiet and output):
+                print(found)
+            return 0
+
+        raise typer.Exit(_guarded(work))
+
+    @app.command()
+    def prune(
+        model: str = typer.Option(..., metavar="PATH", help="The model, a .safetensors file."),
+        sparsity: Optional[float] = typer.Option(None, help="Hoyer's level to project to, in [0, 1]: not a fraction of zeros."),
+        zeros: Optional[float] = typer.Option(None, help="Instead: the fraction of entries to zero, the smallest magnitudes."),
+        grouping: str = typer.Option("filter", help="What shares the level: filter, layer, all or vector."),
+        normalise: str = typer.Option("none", help="none, l2 or rms."),
+        refit: bool = typer.Option(False, "--refit", help="Original values where entries stay, instead of shrunk ones."),
+        output: Path = typer.Option(..., "--output", "-o", help="Write the pruned model to this file."),
+        as_json: bool = typer.Option(False, "--json", help="JSON on stdout instead of the table."),
+        quiet: bool = quiet_option,
+    ) -> None:
+        """Make entries of a model's layers zero, by group sparse projection or by magnitude.
+
+        unmerge prune --model model.safetensors --sparsity 0.7 -o pruned.safetensors
+        """
+
+        def work() -> int:
+            import json
+
+            from .pruning import prune_file
+
+            found = prune_file(
+                model,
+                output,
+                sparsity=sparsity,
+                zeros=zeros,
+                grouping=grouping,  # type: ignore[arg-type]
+                normalise=normalise,  # type: ignore[arg-type]
+                refit=refit,
+            )
+            if as_json:
+                print(json.dumps(found.to_dict(), indent=1))
+            elif not quiet:
                 print(found)
             return 0
 

@@ -14,8 +14,11 @@ arrays in memory.  After Ohib, Gillis, Dalmasso, Shah, Potluru & Plis, TMLR 2022
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -68,6 +71,21 @@ class Pruned:
     def collapsed(self) -> list[str]:
         """Layers in which at least half the rows have no more than one entry left, and had more."""
         return [n for n, m in self.masks.items() if m.ndim >= 2 and m.size > 2 * len(m) and _share(m) >= 0.5]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Counts and reports, ready for JSON; no weights."""
+        layers = {n: {"entries": m.size, "kept": int(np.count_nonzero(m))} for n, m in self.masks.items() if m.ndim >= 2}
+        totals = {"entries": self.entries, "kept": self.kept, "zeros": self.zeros, "one_sparse": self.one_sparse}
+        reports = {n: {k: v for k, v in r.to_dict().items() if k != "details"} for n, r in self.reports.items()}
+        return {**totals, "collapsed": self.collapsed, "layers": layers, "reports": reports}
+
+    def __str__(self) -> str:
+        rows = [f"{n:<40} {int(np.count_nonzero(m)):>12} of {m.size:>12} kept" for n, m in self.masks.items() if m.ndim >= 2]
+        level = [r.sparsity for r in self.reports.values()]
+        end = f"{self.zeros:.2%} zeros" + (f" at an average Hoyer level of {np.mean(level):.4f}" if level else "")
+        if self.reports:
+            end += f"; {self.one_sparse} groups with one entry left"
+        return "\n".join([*rows, end, *(f"{n} has collapsed: half its rows have one entry left or none" for n in self.collapsed)])
 
     def _prunable(self) -> list[npt.NDArray[np.bool_]]:
         return [m for m in self.masks.values() if m.ndim >= 2]
@@ -141,7 +159,7 @@ def magnitude(
     if (zeros is None) == (keep is None):
         raise bad_range("give either zeros or keep")
     choice(scope, "scope", {"global": 0, "layer": 1})
-    sizes = {name: np.abs(a, dtype=np.float64).ravel() for name, a in layers.items()}
+    sizes = {name: np.abs(a.astype(np.float64)).ravel() for name, a in layers.items()}
     for name, flat in sizes.items():
         if not np.isfinite(flat).all():
             raise bad_range(f"weights[{name!r}] has values that are not finite")
@@ -169,6 +187,40 @@ def apply_masks(weights: Weights, masks: Mapping[str, npt.NDArray[np.bool_]]) ->
             raise bad_shape(f"masks[{name!r}] has the shape {mask.shape}, expected {a.shape}")
         out[name] = a if mask is None or mask.all() else np.where(mask, a, np.zeros((), dtype=a.dtype))
     return out
+
+
+def prune_file(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    sparsity: float | None = None,
+    zeros: float | None = None,
+    grouping: Grouping = "filter",
+    normalise: Literal["none", "l2", "rms"] = "none",
+    refit: bool = False,
+) -> Pruned:
+    """A .safetensors file again, with the same tensors in the same places, those of two dimensions and more pruned.
+
+    sparsity : Hoyer's level, as in ``prune``; or zeros : the fraction, as in ``magnitude`` over all layers.
+    """
+    from ._files import write_atomically
+    from ._tensors import read_safetensors
+
+    if (sparsity is None) == (zeros is None):
+        raise bad_range("give either sparsity or zeros")
+    source = read_safetensors(Path(model))
+    if sparsity is not None:
+        pruned = prune(source.arrays, sparsity=sparsity, grouping=grouping, normalise=normalise, refit=refit)
+    else:
+        pruned = magnitude(source.arrays, zeros=zeros)
+    data = np.fromfile(model, dtype=np.uint8)
+    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    header = json.loads(data[8:start].tobytes())
+    for name, a in pruned.weights.items():
+        begin, end = header[name]["data_offsets"]
+        data[start + begin : start + end] = np.ascontiguousarray(a).reshape(-1).view(np.uint8)
+    write_atomically(output, data.tobytes())
+    return pruned
 
 
 class InducedGSP:
@@ -276,4 +328,4 @@ def _largest(flat: Array, count: int, name: str) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-__all__ = ["InducedGSP", "Pruned", "apply_masks", "magnitude", "prune"]
+__all__ = ["InducedGSP", "Pruned", "apply_masks", "magnitude", "prune", "prune_file"]
