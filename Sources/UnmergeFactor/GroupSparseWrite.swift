@@ -83,9 +83,8 @@ package final class GroupSparseProjection {
   package func project(_ x: UnsafeMutablePointer<Double>, sparsity: Double) -> GroupSparseSummary {
     state.source = UnsafePointer(x)
     for i in 0..<state.groups.count { state.groups[i].gain = 1 }
-    guard state.measure(), var found = state.project(sparsity: sparsity, load: {}), !found.isUnchanged else {
-      return GroupSparseSummary()
-    }
+    guard state.measure(), var found = state.project(sparsity: sparsity, load: {}) else { return GroupSparseSummary() }
+    if found.isUnchanged { return found }
     var sum = 0.0
     for i in 0..<state.groups.count where state.groups[i].count >= 2 {
       let g = state.groups[i]

@@ -572,9 +572,22 @@ def test_in_place() -> None:
     assert status == 0 and np.array_equal(x, expected)
 
 
+def test_out() -> None:
+    r = np.random.default_rng(25)
+    x = r.standard_normal((50, 4))
+    expected, _ = gsp(x, sparsity=0.7)
+    for out in (np.empty((50, 4)), np.empty((4, 50)).T, np.empty((50, 8))[:, ::2], x):
+        z, _ = gsp(x, sparsity=0.7, out=out)
+        assert z is out and np.array_equal(z, expected)
+    narrow = np.empty((50, 4), dtype=np.float32)
+    fresh = r.standard_normal((50, 4))
+    assert np.array_equal(gsp(fresh, out=narrow)[0], gsp(fresh)[0].astype(np.float32))
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
+        (lambda: gsp(np.ones((2, 2)), out=np.ones((2, 3))), "z is 2 x 3, expected 2 x 2"),
         (lambda: gsp(np.ones((2, 2)), sparsity=1.5), r"options->sparsity is 1.5; it must be in \[0, 1\]"),
         (lambda: gsp(np.ones((2, 2)), sparsity=np.nan), "options->sparsity is nan"),
         (lambda: gsp(np.array([[1, np.nan], [0, 1]])), r"x\[0, 1\] is nan; all values must be finite"),

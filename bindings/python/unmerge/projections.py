@@ -224,6 +224,7 @@ def group_sparse_projection(
     refit: bool = ...,
     tol: float = ...,
     max_iter: int = ...,
+    out: Array | None = ...,
     deadline: float = ...,
     progress: ProgressOption = ...,
 ) -> tuple[Array, ProjectionReport]: ...
@@ -255,6 +256,7 @@ def group_sparse_projection(
     refit: bool = False,
     tol: float = 1e-6,
     max_iter: int = 100,
+    out: Array | None = None,
     deadline: float = 0,
     progress: ProgressOption = None,
 ) -> tuple[Any, ProjectionReport]:
@@ -270,6 +272,7 @@ def group_sparse_projection(
         first.
     weights : of the entries, >= 0, as the groups are given (for a matrix also one number per row); None = ones.
     refit : put the original values back on the support found.  The sparsity is then lower than asked for.
+    out : for a matrix: the float32 or float64 array of its shape to write to, which may be the matrix; None = a new one.
     tol, max_iter : for "squared": the relative gain of a step to stop at, and how many steps.
 
     Returns z, an array or a list as the groups came, and a ProjectionReport.  Ohib et al. 2022.
@@ -303,7 +306,7 @@ def group_sparse_projection(
     kind = np.float32 if source.dtype == "float32" else np.float64
     # In the order of the input: entries that are neighbours there are neighbours here.
     order: Literal["C", "F"] = "F" if abs(source.struct.strides[0]) < abs(source.struct.strides[1]) else "C"
-    z: Array = np.empty((rows, columns), dtype=kind, order=order)
+    z: Array = np.empty((rows, columns), dtype=kind, order=order) if out is None else _writable(out, offsets is not None)
     weight_view = None if penalty is None else output(penalty)
     if weight_view is not None:
         options.weights = ctypes.pointer(weight_view.struct)
@@ -323,6 +326,14 @@ def group_sparse_projection(
         return z, answer
     parts = [z[a:b, 0].reshape(shape) for a, b, shape in zip(offsets, offsets[1:], shapes)]
     return parts, answer
+
+
+def _writable(out: Any, is_list: bool) -> Array:
+    if is_list:
+        raise bad_type("out is given; a list of groups comes back as a list of new arrays")
+    if not isinstance(out, np.ndarray) or out.ndim != 2 or not out.flags.writeable:
+        raise bad_type("out must be a NumPy array of two dimensions that can be written to")
+    return out
 
 
 def _joined(
