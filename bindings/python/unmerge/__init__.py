@@ -9,7 +9,7 @@
     result = unmerge.decompose(base="base/", atoms=["medicine/", "law/"], target="merged/", method="omp")
 
 Names are loaded when first used, so that ``import unmerge`` (and ``unmerge --help``) costs next to nothing; using them
-needs NumPy only.  Files need the extra ``hf``, the command line ``cli``, plots ``plot``.
+needs NumPy only.  Files need the extra ``hf``, the command line ``cli``, plots ``plot``, scikit-learn estimators ``sklearn``.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         OutOfMemory,
         UnmergeError,
     )
+    from .estimators import NMF, GSPTransformer
     from .gram import Accumulator, Gram
     from .greedy import (
         best_subset,
@@ -144,6 +145,7 @@ _HOME = {
     "DeadlinePassed": "errors",
     "Decomposition": "result",
     "GarrotePath": "bayes",
+    "GSPTransformer": "estimators",
     "Gram": "gram",
     "GramNMFModel": "semi_nmf",
     "Identifiability": "inference",
@@ -156,6 +158,7 @@ _HOME = {
     "Mask": "masks",
     "Model": "models",
     "Module": "result",
+    "NMF": "estimators",
     "NMFModel": "factorisation",
     "OnlineNMFModel": "factorisation",
     "Operator": "operator",
