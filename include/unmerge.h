@@ -1676,7 +1676,8 @@ typedef struct unmerge_nmf_options {
   const unmerge_view *h;
 } unmerge_nmf_options;
 unmerge_status unmerge_nmf_options_init(unmerge_nmf_options *options, size_t size);
-/* x: p x T, >= 0 (semi-NMF: any); any element type, read in place. Reads x for the start; run.seed draws it. */
+/* x: p x T, >= 0 (semi-NMF: any), its norm 0 or in [1e-100, 1e100]; any element type, read in place.  Reads x for the start;
+ * run.seed draws it. */
 unmerge_status unmerge_nmf_create(const unmerge_view *x, const unmerge_nmf_options *options, const unmerge_run *run,
                                   unmerge_model **out, unmerge_error *error);
 

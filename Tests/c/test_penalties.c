@@ -167,7 +167,7 @@ static void prox(void) {
   for (int i = 0; i < 6; i++) CHECK(z[i] == soft[i] && (double)f[i] == soft[i]);
   unmerge_prox_options o;
   unmerge_prox_options_init(&o, sizeof o);
-  for (int32_t kind = 1; kind <= 29; kind++) { /* whatever the shape, nothing is written outside and nothing traps */
+  for (int32_t kind = 1; kind <= 31; kind++) { /* whatever the shape, nothing is written outside and nothing traps */
     for (int64_t n = 0; n <= 6; n++)
       for (int64_t m = 0; n * m <= 6 && m <= 3; m++) {
         unmerge_view a = view_f64(x, n, m), b = view_f64(z, n, m);
@@ -176,7 +176,7 @@ static void prox(void) {
         for (int64_t i = 0; i < n * m; i++) CHECKF(isfinite(z[i]), "(kind %d)", kind);
       }
   }
-  const int32_t unknown[] = {0, 30, -1, INT32_MAX, INT32_MIN};
+  const int32_t unknown[] = {0, 32, -1, INT32_MAX, INT32_MIN};
   for (int i = 0; i < 5; i++) BAD("kind", unmerge_prox(unknown[i], NULL, &vx, &vz, &e));
   o.radius = 1, o.weights = weights;
   unmerge_view three = view_f64(x, 3, 1), out = view_f64(z, 3, 1);

@@ -200,7 +200,7 @@ def nmf(
     X : p x T, float64, float32, float16 or bfloat16, any strides; >= 0 unless ``nonnegative_w`` is False.  Read in place.
     loss : "frobenius", D = 1/2 ||X - WH||^2, or "kl", the Kullback-Leibler divergence sum x log(x/wh) - x + wh (then
         ``algorithm="mu"``).
-    algorithm : "hals" (extrapolated coordinate descent, descends in every iteration), "anls" (exact alternating least squares
+    algorithm : "hals" (extrapolated coordinate descent, never ascends), "anls" (exact alternating least squares
         by block pivoting; with group_h and l2_w Kim & Park's SNMF/R, with group_w and l2_h SNMF/L), "mu" (multiplicative
         updates), "projected" (for factors held at a sparsity).
     init : "nndsvd", "nndsvda" (zeros replaced by the mean), "random", "auto"; or W and H themselves.
