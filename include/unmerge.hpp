@@ -193,8 +193,13 @@ using cel0_options = detail::initialised<unmerge_cel0_options, unmerge_cel0_opti
 using lq_options = detail::initialised<unmerge_lq_options, unmerge_lq_options_init>;
 using slope_options = detail::initialised<unmerge_slope_options, unmerge_slope_options_init>;
 using fused_lasso_options = detail::initialised<unmerge_fused_lasso_options, unmerge_fused_lasso_options_init>;
+using group_sparse_options = detail::initialised<unmerge_group_sparse_options, unmerge_group_sparse_options_init>; // weights borrowed
+using nmf_options = detail::initialised<unmerge_nmf_options, unmerge_nmf_options_init>; // the start is borrowed
+using online_nmf_options = detail::initialised<unmerge_online_nmf_options, unmerge_online_nmf_options_init>;
+using gram_nmf_options = detail::initialised<unmerge_gram_nmf_options, unmerge_gram_nmf_options_init>;
 using prox_options = detail::initialised<unmerge_prox_options, unmerge_prox_options_init>;
 using problem = detail::initialised<unmerge_problem, unmerge_problem_init>;
+using group_sparse_report = detail::initialised<unmerge_group_sparse_report, unmerge_group_sparse_report_init>;
 using report_type = detail::initialised<unmerge_report, unmerge_report_init>;
 using recipe = detail::initialised<unmerge_recipe, unmerge_recipe_init>; // weights and densities are borrowed
 using attribute_options = detail::initialised<unmerge_attribute_options, unmerge_attribute_options_init>;
@@ -492,6 +497,105 @@ public:
     return Gram::made([&](unmerge_gram **out, unmerge_error *e) { return unmerge_accumulator_finish(handle_, out, e); });
   }
 };
+
+// ---------------------------------------------------------------- models
+
+// What is learned from data and has a state.  The data is given to every step and not kept.
+class Model : public detail::handle<unmerge_model, unmerge_model_destroy> {
+public:
+  using handle::handle;
+
+  static Model nmf(const view_type &x, const nmf_options &options = {}, const run &r = {}) {
+    return made(r, [&](const unmerge_run *c, unmerge_model **out, unmerge_error *e) {
+      return unmerge_nmf_create(&x, &options, c, out, e);
+    });
+  }
+  static Model online_nmf(const view_type &x, const online_nmf_options &options = {}, const run &r = {}) {
+    return made(r, [&](const unmerge_run *c, unmerge_model **out, unmerge_error *e) {
+      return unmerge_online_nmf_create(&x, &options, c, out, e);
+    });
+  }
+  static Model gram_nmf(const Gram &gram, const gram_nmf_options &options = {}, const run &r = {}) {
+    return made(r, [&](const unmerge_run *c, unmerge_model **out, unmerge_error *e) {
+      return unmerge_gram_nmf_create(gram.get(), &options, c, out, e);
+    });
+  }
+  static Model load(span<const unsigned char> bytes) {
+    return made(run(), [&](const unmerge_run *, unmerge_model **out, unmerge_error *e) {
+      return unmerge_model_load(bytes.data(), static_cast<std::int64_t>(bytes.size()), out, e);
+    });
+  }
+
+  unmerge_model_info info() const {
+    unmerge_model_info i{};
+    i.struct_size = sizeof i;
+    detail::call([&](unmerge_error *e) { return unmerge_model_get_info(handle_, &i, e); });
+    return i;
+  }
+
+  // At most run.max_iter more iterations; without x for a model that has what it needs.
+  unmerge_report step(const view_type &x, const run &r) { return step(&x, r); }
+  unmerge_report step(const run &r) { return step(nullptr, r); }
+
+  // W, rows x components, and H, components x columns; row-major.
+  std::vector<double> components() const {
+    const unmerge_model_info i = info();
+    return read(i.rows, i.components, unmerge_model_components);
+  }
+  std::vector<double> codes() const {
+    const unmerge_model_info i = info();
+    return read(i.components, i.columns, unmerge_model_codes);
+  }
+
+  // Codes of any data for the dictionary as it is, components x columns of x.
+  std::vector<double> transform(const view_type &x, const run &r = {}) const {
+    const std::int64_t k = info().components;
+    std::vector<double> codes(detail::product(k, x.shape[1]));
+    const view_type v = view(codes.data(), k, x.shape[1]);
+    detail::call(r, [&](const unmerge_run *c, unmerge_error *e) {
+      return unmerge_model_transform(handle_, &x, c, &v, nullptr, e);
+    });
+    return codes;
+  }
+
+  std::vector<unsigned char> save() const {
+    std::int64_t n = 0;
+    detail::call([&](unmerge_error *e) { return unmerge_model_saved_size(handle_, &n, e); });
+    std::vector<unsigned char> bytes(detail::size(n));
+    detail::call([&](unmerge_error *e) { return unmerge_model_save(handle_, bytes.data(), n, e); });
+    return bytes;
+  }
+
+private:
+  template <class F> static Model made(const run &r, F &&f) {
+    unmerge_model *h = nullptr;
+    detail::call(r, [&](const unmerge_run *c, unmerge_error *e) { return f(c, &h, e); });
+    return Model(h);
+  }
+
+  unmerge_report step(const view_type *x, const run &r) {
+    report_type report;
+    detail::call(r, [&](const unmerge_run *c, unmerge_error *e) { return unmerge_model_step(handle_, x, c, &report, e); });
+    return report;
+  }
+
+  template <class F> std::vector<double> read(std::int64_t rows, std::int64_t cols, F &&f) const {
+    std::vector<double> values(detail::product(rows, cols));
+    const view_type v = view(values.data(), rows, cols);
+    detail::call([&](unmerge_error *e) { return f(handle_, &v, e); });
+    return values;
+  }
+};
+
+// z = the group sparse projection of x; groups are the columns.  z may be x.
+inline group_sparse_report group_sparse_projection(const view_type &x, const view_type &z, const group_sparse_options &options = {},
+                                                   const run &r = {}) {
+  group_sparse_report report;
+  detail::call(r, [&](const unmerge_run *c, unmerge_error *e) {
+    return unmerge_group_sparse_projection(&x, nullptr, x.shape[1], &options, c, &z, nullptr, &report, e);
+  });
+  return report;
+}
 
 // ---------------------------------------------------------------- methods
 

@@ -1,6 +1,7 @@
 // unmerge.hpp: ownership, exceptions, callbacks that throw, and every function once.
 #include "unmerge.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -459,6 +460,47 @@ void spans() {
   CHECK(unmerge::view(std::array<float, 2>{1, 2}).dtype == UNMERGE_F32);
 }
 
+void models() {
+  // X = W H exactly, of rank 2.
+  const std::vector<double> w{1, 0, 2, 1, 0, 3, 1, 1, 4, 0}, h{1, 2, 0, 1, 0, 1, 3, 1};
+  std::vector<double> x(20);
+  for (std::size_t i = 0; i < 5; i++)
+    for (std::size_t j = 0; j < 4; j++) x[i * 4 + j] = w[2 * i] * h[j] + w[2 * i + 1] * h[4 + j];
+  const unmerge_view data = unmerge::view(x.data(), 5, 4);
+  unmerge::nmf_options options;
+  options.components = 2;
+  unmerge::run r;
+  r.max_iter = 2000;
+  r.tol = 1e-9;
+  unmerge::Model model = unmerge::Model::nmf(data, options);
+  const unmerge_report report = model.step(data, r);
+  CHECK(report.outcome == UNMERGE_CONVERGED && report.rss < 1e-12 * report.yy);
+  CHECK(model.info().rows == 5 && model.info().columns == 4 && model.info().components == 2);
+  const std::vector<double> found = model.components(), codes = model.codes();
+  CHECK(found.size() == 10 && codes.size() == 8);
+  double worst = 0;
+  for (std::size_t i = 0; i < 5; i++)
+    for (std::size_t j = 0; j < 4; j++)
+      worst = std::max(worst, std::abs(x[i * 4 + j] - found[2 * i] * codes[j] - found[2 * i + 1] * codes[4 + j]));
+  CHECK(worst < 1e-5);
+  const unmerge::Model again = unmerge::Model::load(model.save());
+  CHECK(again.components() == found && again.codes() == codes);
+  const std::vector<double> same = again.transform(data);
+  double change = 0;
+  for (std::size_t i = 0; i < 8; i++) change = std::max(change, std::abs(same[i] - codes[i]));
+  CHECK(change < 1e-4);
+  REFUSES(UNMERGE_E_NULL, "x", model.step(r));
+  options.components = 0;
+  REFUSES(UNMERGE_E_RANGE, "components", unmerge::Model::nmf(data, options));
+
+  unmerge::group_sparse_options half;
+  half.sparsity = 0.75;
+  std::vector<double> z(20);
+  const unmerge_view to = unmerge::view(z.data(), 5, 4);
+  const unmerge::group_sparse_report sparse = unmerge::group_sparse_projection(data, to, half);
+  CHECK(std::abs(sparse.sparsity - 0.75) < 1e-9 && sparse.groups == 4);
+}
+
 } // namespace
 
 int main() {
@@ -468,7 +510,7 @@ int main() {
   } tests[] = {{"ownership", ownership},       {"errors", errors},   {"methods", methods},     {"constraints", constraints},
                {"operators_and_masks", operators_and_masks},         {"grams", grams},
                {"recipes", recipes},           {"attributions", attributions},
-               {"callbacks", callbacks},       {"spans", spans}};
+               {"callbacks", callbacks},       {"spans", spans},               {"models", models}};
   int failed = 0;
   for (const auto &test : tests) {
     failures = 0;
