@@ -1480,10 +1480,12 @@ unmerge_status unmerge_hoyer_sparsity(const unmerge_view *x, const int64_t *offs
  *
  * (terms stacked, each K_i divided by the root mean square of the norms of its rows); both 0 exactly at an optimum.
  * `violation` is the larger one and CONVERGED means violation <= tol.
- * duality_gap bounds the objective's distance from the optimum where G is regular (else NaN), up to what `primal` leaves of
- * the sets: 1/2 e'G^-1 e, e the vector in the numerator of `dual`, and what each g_i deviates from its tangent between z_i and
- * K_i w.  Sets count as 0 in the objective.  UNMERGE_E_INFEASIBLE with a proof (Banjac, Goulart, Stellato & Boyd 2019) where
- * the sets have no point in common; a problem without a lower bound (q alone can make one) ends with ITERATION_LIMIT. */
+ * duality_gap bounds the objective's distance from the optimum where G is regular, up to what `primal` leaves of the sets (else
+ * it is the one of norms, see unmerge_composite_operator, or NaN): 1/2 e'G^-1 e, e the vector in the numerator of `dual`, and
+ * what each g_i deviates from its tangent between z_i and K_i w.  Sets count as 0 in the objective.  UNMERGE_E_INFEASIBLE with a proof (Banjac, Goulart, Stellato & Boyd 2019) where
+ * the sets have no point in common; a problem without a lower bound (q alone can make one) ends with ITERATION_LIMIT.
+ * df: the dimension of the face of w where it is flat, else tr d(Aw)/dy on it; NaN where G is singular, for callbacks, and where
+ * g_i(K_i w) with a matrix bends. */
 
 /* A proximal operator of the caller's: z = argmin step f(z) + 1/2 ||z - v||^2, n numbers; z is not v.  0 to go on, anything else
  * ends the call with UNMERGE_E_CANCELLED.  f must be convex; its value is not known, so the objective is NaN, and there is no

@@ -343,14 +343,16 @@ def test_gap_bounds_the_distance_from_the_optimum() -> None:
         assert -1e-12 * best <= report.objective - best <= report.duality_gap + 1e-12 * best
 
 
-def test_dependent_atoms_have_no_gap_but_an_answer() -> None:
+def test_dependent_atoms_have_the_gap_of_norms_or_none() -> None:
     rng = np.random.default_rng(0)
     A, y = rng.standard_normal((20, 40)), rng.standard_normal(20)
     _, report = unmerge.minimise((A, y), terms=t.L1(0.5))
     _, reference = unmerge.lasso((A, y), alpha=0.5)
     assert report.converged
     assert report.objective == pytest.approx(reference.objective, rel=1e-9)
-    assert np.isnan(report.duality_gap)
+    assert report.duality_gap == pytest.approx(reference.duality_gap, abs=1e-12 * reference.objective)
+    _, report = unmerge.minimise((A, y), terms=[t.L1(0.5), t.Box(-1, 1)])
+    assert report.converged and np.isnan(report.duality_gap) and np.isnan(report.df)
 
 
 def test_nearly_dependent_atoms() -> None:
