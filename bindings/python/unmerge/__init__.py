@@ -56,7 +56,10 @@ if TYPE_CHECKING:
         OutOfMemory,
         UnmergeError,
     )
-    from .estimators import NMF, GSPTransformer
+
+    # Exported, but not in __all__: `from unmerge import *` works without scikit-learn.
+    from .estimators import NMF as NMF
+    from .estimators import GSPTransformer as GSPTransformer
     from .gram import Accumulator, Gram
     from .greedy import (
         best_subset,
