@@ -1,14 +1,15 @@
-"""Plots of a decomposition or an attribution, with matplotlib (extra ``plot``); each takes ``ax`` and gives it back."""
+"""Plots of a decomposition, an attribution or a factorisation, with matplotlib (extra ``plot``); each takes ``ax`` and gives it back."""
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any, Union
 
 import numpy as np
 
 from .attributed import Attribution
-from .errors import bad_range
+from .errors import bad_range, bad_shape
 from .result import Decomposition
 
 NEEDS_PLOT = 'plots need matplotlib: pip install "unmerge[plot]"'
@@ -74,6 +75,36 @@ def evidence(attribution: Attribution, ax: Any = None) -> Any:
     ax = _axes(ax)
     names = [atom.name for atom in attribution.atoms]
     return _heat(ax, attribution.modules.weights.T, attribution.modules.names, names, "weight in this module alone")
+
+
+def components(W: Any, shape: tuple[int, int], ax: Any = None, *, across: int = 0) -> Any:
+    """The columns of W (p x k) as images of ``shape`` (rows x columns, p = rows * columns), row by row, ``across`` side by side.
+
+    Each image has its own scale, since a component's is arbitrary: white is 0, dark its largest magnitude; where W is signed, red
+    is positive and blue negative.  across = 0: about a square.
+    """
+    columns = np.asarray(W, dtype=np.float64)
+    height, width = shape
+    if columns.ndim != 2 or columns.shape[0] != height * width or columns.shape[1] == 0:
+        raise bad_shape(f"W is {columns.shape}, expected {height * width} rows for images of {height} x {width}, and a column")
+    if across < 0:
+        raise bad_range(f"across is {across}; it must be >= 0")
+    k = columns.shape[1]
+    across = min(across or math.ceil(math.sqrt(k * height / width)), k)
+    down = -(-k // across)
+    sheet = np.full((down * (height + 1) - 1, across * (width + 1) - 1), np.nan)
+    for j in range(k):
+        top, left = (height + 1) * (j // across), (width + 1) * (j % across)
+        largest = np.abs(columns[:, j]).max()
+        sheet[top : top + height, left : left + width] = columns[:, j].reshape(shape) / (largest if largest > 0 else 1)
+    ax = _axes(ax)
+    signed = bool((columns < 0).any())
+    # "none" keeps the pixels of a vector format as they are.
+    ax.imshow(sheet, cmap="RdBu_r" if signed else "Greys", vmin=-1 if signed else 0, vmax=1, interpolation="none")
+    ax.set_facecolor("0.75")  # shows through between the images
+    ax.set_xticks([])
+    ax.set_yticks([])
+    return ax
 
 
 def save_attribution(attribution_: Attribution, path: Union[str, os.PathLike[str]]) -> Any:
