@@ -28,6 +28,7 @@ ESTIMATORS = [
     unmerge.NMF(random_state=0, alpha_W=1e-3, alpha_H=1e-2, l1_ratio=0.5),
     unmerge.NMF(random_state=0, nonnegative_H=False),
     unmerge.NMF(random_state=0, missing=True),
+    unmerge.NMF(random_state=0, algorithm="projected", sparsity_H=0.6),
     unmerge.GSPTransformer(),
     unmerge.GSPTransformer(0.3),
     unmerge.GSPTransformer(1.0),
@@ -218,6 +219,19 @@ def hoyer(X: np.ndarray) -> np.ndarray:
     root, norms = np.sqrt(X.shape[1]), np.linalg.norm(X, axis=1)
     level = (root - np.abs(X).sum(axis=1) / np.where(norms > 0, norms, 1)) / (root - 1)
     return np.where(norms > 0, level, 1.0)
+
+
+@pytest.mark.parametrize("mode", ["average", "each"])
+def test_sparsity_is_held_by_the_factor_that_is_named(mode: Any) -> None:
+    X = load_digits().data[:200]
+    held = unmerge.NMF(6, algorithm="projected", sparsity_H=0.85, sparsity_mode=mode, tol=1e-2).fit(X)
+    levels = hoyer(held.components_)
+    assert (levels.mean() if mode == "average" else levels.min()) >= 0.85 - 1e-9
+    held = unmerge.NMF(6, algorithm="projected", sparsity_W=0.6, sparsity_mode=mode, tol=1e-2)
+    levels = hoyer(held.fit_transform(X).T)
+    assert (levels.mean() if mode == "average" else levels.min()) >= 0.6 - 1e-9
+    free = hoyer(unmerge.NMF(6).fit_transform(X).T)
+    assert free.mean() < 0.6  # it had to be held
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.6, 0.9, 1.0])
