@@ -69,3 +69,10 @@ CLONES void ck_summary(const double *restrict x, size_t n, double *sum, double *
     *least = low[r] < *least ? low[r] : *least;
   }
 }
+
+CLONES void ck_divide_present(double *restrict x, const double *restrict y, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    double q = x[i] / (y[i] > 1e-300 ? y[i] : 1e-300);
+    x[i] = q == q ? q : 0;
+  }
+}

@@ -267,7 +267,7 @@ struct DataMatrix {
         switch entry {
         case .data: break
         case .completed: for i in 0..<n where x[i].isNaN { x[i] = product[i] }
-        case .ratio: for i in 0..<n { x[i] = x[i].isNaN || x[i] == 0 ? 0 : x[i] / max(product[i], 1e-300) }
+        case .ratio: Vector.divide(n, x, by: product)
         case .present: for i in 0..<n where x[i].isNaN { x[i] = 0 }
         case .modelled: for i in 0..<n { x[i] = x[i].isNaN ? 0 : product[i] }
         case .presence: for i in 0..<n { x[i] = x[i].isNaN ? 0 : 1 }

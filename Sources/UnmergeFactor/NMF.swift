@@ -129,7 +129,7 @@ package final class NMF: Model, @unchecked Sendable {
       passes += 2
       watch.report(
         phase: UNMERGE_PHASE_SOLVE, pass: 0, done: iterations - first, total: watch.maxIterations,
-        objective: state.objective,
+        objective: state.objective.isFinite ? state.objective : .nan,
         relativeGap: moved)
       state.convergedAt = .infinity
       // The step of an extrapolated iterate overstates; a look at the best one costs two products.
@@ -337,7 +337,6 @@ package final class NMF: Model, @unchecked Sendable {
   private func iterateDivergence(_ work: Work) throws(UnmergeError) -> Double {
     var moved = try divergenceStep(w, h, work.data, work.productW, options.w)
     moved += try divergenceStep(h, w, work.data.transposed, work.productH, options.h)
-    state.objective = try divergence(work)
     return work.sum > 0 ? moved / work.sum : 0
   }
 

@@ -28,4 +28,9 @@ package enum Vector {
     ck_summary(x, n, &sum, &squares, &least)
     return (sum, squares, least)
   }
+
+  /// x ← x/y for y ≥ 0, with 0 where x is NaN; y counts as 1e-300 at least, so that 0/0 is 0.
+  package static func divide(_ n: Int, _ x: UnsafeMutablePointer<Double>, by y: UnsafePointer<Double>) {
+    ck_divide_present(x, y, n)
+  }
 }

@@ -55,6 +55,9 @@ void ck_max_abs(double *m, const double *x, size_t n);
 // Sum, sum of squares and smallest of n values in lanes; both sums are not finite where a value is not.
 void ck_summary(const double *x, size_t n, double *sum, double *squares, double *least);
 
+// x[i] = x[i] / max(y[i], 1e-300); 0 where x is NaN.
+void ck_divide_present(double *x, const double *y, size_t n);
+
 // Relaxed atomic load of a cancel flag; NULL reads as 0.
 int32_t ck_load_flag(const int32_t *flag);
 
