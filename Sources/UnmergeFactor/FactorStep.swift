@@ -185,29 +185,27 @@ final class FactorStep: Sendable {
     return moved
   }
 
-  /// F = B G⁺, the signed minimum. Directions in which G is nothing beside its largest eigenvalue are left at 0.
+  /// The signed minimum nearest to F: B G⁺, with F's own part in directions where G is nothing beside its largest eigenvalue.
   private func solve(_ f: Factor, _ b: Factor, _ g: Buffer<Double>) throws(UnmergeError) -> Double {
     let n = f.rows
     let before = try Factor(n, k)
     before.assign(f)
+    let turned = try Factor(n, k)
     let copy = try allocating { () throws(OutOfMemory) in try g.copy() }
     let (values, vectors) = try eigenvectors(copy, k)
-    let floor = (values.count > 0 ? values[k - 1] : 0) * 1e-14
-    let turned = try Factor(n, k)
-    Double.gemm(false, false, n, k, k, 1, b.pointer, n, vectors.pointer, k, 0, turned.pointer, n)
+    let floor = max(values[k - 1], 0) * 1e-14
     for l in 0..<k {
-      let s = values[l] > floor && values[l] > 0 ? 1 / values[l] : 0
-      let c = turned.column(l)
-      for i in 0..<n { c[i] *= s }
+      let isKept = values[l] > floor
+      let scale = isKept ? 1 / values[l] : 1
+      Double.gemm(
+        false, false, n, 1, k, scale, isKept ? b.pointer : f.pointer, n, vectors.pointer + l * k, k, 0, turned.column(l), n)
     }
     Double.gemm(false, true, n, k, k, 1, turned.pointer, n, vectors.pointer, k, 0, f.pointer, n)
     var moved = 0.0
     for l in 0..<k {
+      let (x, old) = (f.column(l), before.column(l))
       var change = 0.0
-      for i in 0..<n {
-        let d = f.values[l * n + i] - before.values[l * n + i]
-        change += d * d
-      }
+      for i in 0..<n { change += (x[i] - old[i]) * (x[i] - old[i]) }
       moved += g[l * k + l] * change
     }
     return moved

@@ -62,6 +62,8 @@ package final class NMF: Model, @unchecked Sendable {
     var largestMomentum = 1.0
     /// The next iteration does not extrapolate: the last one was thrown away, or there is nothing left to gain.
     var isPlain = true
+    /// The last iteration moved nothing but last digits.
+    var isStalled = false
     /// The violation at which the model converged last, and ‖X‖² and ΣX of the data all this is about.
     var convergedAt = Double.infinity
     var squares = Double.nan
@@ -69,8 +71,8 @@ package final class NMF: Model, @unchecked Sendable {
   }
   var state = State()
   /// The point the next W is computed from, and what the last W was before it was extrapolated.
-  private let hNext: Factor
-  private let wPlain: Factor
+  let hNext: Factor
+  let wPlain: Factor
   /// The iterate, where it is not the best one (NMFProjected).
   var iterateW: Factor { wPlain }
   var iterateH: Factor { hNext }
@@ -114,10 +116,12 @@ package final class NMF: Model, @unchecked Sendable {
       state.objective = .infinity
       state.isPlain = true
       state.convergedAt = .infinity
+      state.isStalled = false
       (state.squares, state.sum) = (summary.squares, summary.sum)
     }
     let first = iterations
-    var outcome = state.convergedAt <= watch.tol ? UNMERGE_CONVERGED : UNMERGE_ITERATION_LIMIT
+    var outcome = state.isStalled ? UNMERGE_STALLED : UNMERGE_ITERATION_LIMIT
+    if state.convergedAt <= watch.tol { outcome = UNMERGE_CONVERGED }
     var passes = 1
     while outcome == UNMERGE_ITERATION_LIMIT, iterations - first < watch.maxIterations {
       if let stop = watch.poll() {
@@ -142,7 +146,10 @@ package final class NMF: Model, @unchecked Sendable {
         }
       }
       // A plain iteration that moves nothing but last digits.
-      if outcome == UNMERGE_ITERATION_LIMIT, state.isPlain, moved <= 1e-14 { outcome = UNMERGE_STALLED }
+      if outcome == UNMERGE_ITERATION_LIMIT, state.isPlain, moved <= 1e-14 {
+        state.isStalled = true
+        outcome = UNMERGE_STALLED
+      }
     }
     var report = try certificate(work)
     report.outcome = outcome
@@ -207,6 +214,7 @@ package final class NMF: Model, @unchecked Sendable {
     let (newW, newH, g) = (work.newW, work.newH, work.gram)
     balance()
     let beta = options.extrapolates && !state.isPlain ? state.momentum : 0
+    if state.isPlain { hNext.assign(h) }
 
     hNext.gram(into: g)
     try work.data.multiply(hNext, into: work.productW, work.entry(w, hNext))
@@ -230,10 +238,10 @@ package final class NMF: Model, @unchecked Sendable {
     moved += try solve(
       newH, work.productH, g, options.h, work.stepH, sweeps: sweeps(columns, rows))
 
-    let value = try value(work, newW, newH, gramW)
-    // The value comes from products as large as ‖X‖²: below their rounding there is nothing to compare, and plain steps go on.
-    let isAtFloor = value > state.objective - 4e-15 * work.squares
-    if value <= state.objective || beta == 0 {
+    let (value, noise) = try value(work, newW, newH, gramW)
+    // Near the rounding of the value there is nothing to compare, and plain steps go on.
+    let isAtFloor = value > state.objective - noise
+    if value <= state.objective + (beta > 0 ? 0 : 4 * noise) {
       // The next W is computed from an H moved on along its last step.
       let (to, found, before) = (hNext.pointer, newH.pointer, h.pointer)
       for i in 0..<h.values.count { to[i] = found[i] + beta * (found[i] - before[i]) }
@@ -253,6 +261,8 @@ package final class NMF: Model, @unchecked Sendable {
     } else {
       hNext.assign(h)
       wPlain.assign(w)
+      // A plain step that ascends is the rounding of nearly dependent components: no step is left.
+      if beta == 0 { return 0 }
       state.largestMomentum = state.momentum
       state.momentum /= 1.5
       state.isPlain = true
@@ -268,125 +278,33 @@ package final class NMF: Model, @unchecked Sendable {
     return try step.sweep(f, b, g, penalty, sweeps: sweeps)
   }
 
-  /// ½‖X − WH‖² + penalties, from the products of the H-step: it costs no pass, and loses digits where the fit is near exact.
-  private func value(_ work: Work, _ w: Factor, _ h: Factor, _ gramW: Buffer<Double>) throws(UnmergeError) -> Double {
+  /// ½‖X − WH‖² + penalties, from the products of the H-step, and what rounding does to it: it costs no pass, and loses digits
+  /// where the fit is near exact or large terms of WH cancel.
+  func value(
+    _ work: Work, _ w: Factor, _ h: Factor, _ gramW: Buffer<Double>
+  ) throws(UnmergeError) -> (value: Double, noise: Double) {
     let k = components
     let penalties = options.w.value(w) + options.h.value(h)
-    if work.data.hasMissing { return try squaredResidual(work, w, h) / 2 + penalties }
+    if work.data.hasMissing {
+      let value = try squaredResidual(work, w, h) / 2 + penalties
+      return (value, 4e-15 * (work.squares + penalties))
+    }
     let gramH: Buffer<Double> = try allocate(k * k)
     h.gram(into: gramH)
     let inner = Double.dot(work.productH.pointer, h.pointer, h.values.count)
     let model = Double.dot(gramW.pointer, gramH.pointer, k * k)
-    return (work.squares - 2 * inner + model) / 2 + penalties
+    let sizes = Double.squares(gramW.pointer, k * k).squareRoot() * Double.squares(gramH.pointer, k * k).squareRoot()
+    return ((work.squares - 2 * inner + model) / 2 + penalties, 4e-15 * (work.squares + sizes + penalties))
   }
 
-  private func squaredResidual(_ work: Work, _ w: Factor, _ h: Factor) throws(UnmergeError) -> Double {
+  func squaredResidual(_ work: Work, _ w: Factor, _ h: Factor) throws(UnmergeError) -> Double {
     try work.data.squaredResidual(w, h)
-  }
-
-  // MARK: multiplicative updates
-
-  /// F ∘ B / (F G + l1): the minimum of a majoriser (Lee & Seung 2001).
-  private func iterateMultiplicative(_ work: Work) throws(UnmergeError) -> Double {
-    let g = work.gram
-    h.gram(into: g)
-    var moved = try multiplicativeStep(w, h, work.data, work.productW, g, options.w, work.newW)
-    w.gram(into: g)
-    let gramW = try allocating { () throws(OutOfMemory) in try g.copy() }
-    moved += try multiplicativeStep(h, w, work.data.transposed, work.productH, g, options.h, work.newH)
-    state.objective = try value(work, w, h, gramW)
-    return relative(moved, work)
-  }
-
-  /// Over the entries that are there. Returns Σ_l G_ll ‖f_l − P(f_l − ∇_l/G_ll)‖² as it was before.
-  private func multiplicativeStep(
-    _ f: Factor, _ other: Factor, _ data: DataMatrix, _ b: Factor, _ g: Buffer<Double>, _ penalty: FactorPenalty,
-    _ model: Factor
-  ) throws(UnmergeError) -> Double {
-    let (n, k) = (f.rows, f.columns)
-    try data.multiply(other, into: b, data.hasMissing ? .present : .data)
-    if data.hasMissing {
-      try data.multiply(other, into: model, .modelled(f, other))
-      penalty.addQuadraticGradient(f, to: model)
-      penalty.add(to: g, k)
-    } else {
-      penalty.add(to: g, k)
-      Double.gemm(false, false, n, k, k, 1, f.pointer, n, g.pointer, k, 0, model.pointer, n)
-    }
-    var moved = 0.0
-    for l in 0..<k {
-      let d = g[l * k + l]
-      let (x, m, c) = (f.column(l), model.column(l), b.column(l))
-      for i in 0..<n {
-        let old = x[i]
-        let step = d > 0 ? max(0, old - (m[i] + penalty.l1 - c[i]) / d) - old : 0
-        moved += d * step * step
-        // l1 in the denominator: c − l1 could be negative, where this still descends.
-        let denominator = m[i] + penalty.l1
-        let now = denominator > 0 ? old * c[i] / denominator : old
-        x[i] = now.isFinite ? now : old
-      }
-    }
-    return moved
-  }
-
-  // MARK: the divergence
-
-  /// Multiplicative updates: each is the minimum of a majoriser that touches the objective (Lee & Seung 2001), the root of
-  /// l2 f² + (d + l1) f − n f₀ = 0.
-  private func iterateDivergence(_ work: Work) throws(UnmergeError) -> Double {
-    var moved = try divergenceStep(w, h, work.data, work.productW, options.w)
-    moved += try divergenceStep(h, w, work.data.transposed, work.productH, options.h)
-    return work.sum > 0 ? moved / work.sum : 0
-  }
-
-  /// Returns Σ f |∇| as it was before.
-  private func divergenceStep(
-    _ f: Factor, _ other: Factor, _ data: DataMatrix, _ numerator: Factor, _ penalty: FactorPenalty
-  ) throws(UnmergeError) -> Double {
-    let (n, k) = (f.rows, f.columns)
-    try data.multiply(other, into: numerator, .ratio(f, other))
-    let denominator = try Factor(options.hasMissing ? n : 1, k)
-    if options.hasMissing {
-      try data.multiply(other, into: denominator, .presence)
-    } else {
-      for l in 0..<k {
-        var s = 0.0
-        for j in 0..<other.rows { s += other.column(l)[j] }
-        denominator.values[l] = s
-      }
-    }
-    var moved = 0.0
-    let (isFull, rates) = (!options.hasMissing, denominator.pointer)
-    for l in 0..<k {
-      let (x, b) = (f.column(l), numerator.column(l))
-      for i in 0..<n {
-        let old = x[i]
-        let d = (isFull ? rates[l] : rates[l * n + i]) + penalty.l1
-        let pull = b[i]
-        moved += old * abs(d + penalty.l2 * old - pull)
-        let target = pull * old
-        let now: Double
-        if penalty.l2 > 0 {
-          now = 2 * target / (d + (d * d + 4 * penalty.l2 * target).squareRoot())
-        } else {
-          now = d > 0 ? target / d : old
-        }
-        x[i] = now.isFinite ? now : old
-      }
-    }
-    return moved
-  }
-
-  private func divergence(_ work: Work) throws(UnmergeError) -> Double {
-    let d = try work.data.sum(w, h) { x, m in x > 0 ? x * Platform.log(x / max(m, 1e-300)) - x + m : m }
-    return d + options.w.value(w) + options.h.value(h)
   }
 
   // MARK: the answer
 
   /// How far one projected step would move, of W only where it was free to.
-  private func violation(_ work: Work, codesOnly: Bool = false) throws(UnmergeError) -> Double {
+  func violation(_ work: Work, codesOnly: Bool = false) throws(UnmergeError) -> Double {
     if options.loss == .kl {
       var moved = 0.0
       if !codesOnly {
@@ -413,44 +331,11 @@ package final class NMF: Model, @unchecked Sendable {
   }
 
   /// A squared length in units of X; where X is 0 any step is infinitely long.
-  private func relative(_ squares: Double, _ work: Work) -> Double {
+  func relative(_ squares: Double, _ work: Work) -> Double {
     squares == 0 ? 0 : (squares / work.squares).squareRoot()
   }
 
-  /// W and H may exchange scale, component by component, without changing WH: the cheapest penalties, or, without any, vectors of
-  /// one size. Never raises the objective.
-  private func balance() {
-    guard options.w.group == 0, options.h.group == 0, !options.h.isUnit || !options.w.isUnit else { return }
-    for l in 0..<components {
-      let a = size(w.column(l), rows)
-      let b = size(h.column(l), columns)
-      guard a.squares > 0, b.squares > 0 else { continue }
-      let c: Double
-      if options.w.isUnit {
-        c = 1 / a.squares.squareRoot()
-      } else if options.h.isUnit {
-        c = b.squares.squareRoot()
-      } else if options.w.isNone, options.h.isNone {
-        c = (b.squares / a.squares).squareRoot().squareRoot()
-      } else if !options.w.isNone, !options.h.isNone {
-        c = cheapestScale(
-          options.w.l1 * a.sum, options.w.l2 * a.squares, options.h.l1 * b.sum, options.h.l2 * b.squares)
-      } else {
-        continue
-      }
-      guard c.isNormal, (1 / c).isNormal, abs(c - 1) > 1e-15 else { continue }
-      for f in [w, wPlain] {
-        let x = f.column(l)
-        for i in 0..<rows { x[i] *= c }
-      }
-      for f in [h, hNext] {
-        let x = f.column(l)
-        for j in 0..<columns { x[j] /= c }
-      }
-    }
-  }
-
-  private func certificate(_ work: Work, codesOnly: Bool = false) throws(UnmergeError) -> unmerge_report {
+  func certificate(_ work: Work, codesOnly: Bool = false) throws(UnmergeError) -> unmerge_report {
     var r = unmerge_report.defaults
     if options.loss == .kl {
       r.objective = try divergence(work)
@@ -471,56 +356,6 @@ package final class NMF: Model, @unchecked Sendable {
     return r
   }
 
-  package func transform(_ x: View, _ watch: Watch, _ codes: Output) throws(UnmergeError) -> unmerge_report {
-    let data = DataMatrix(view: x, threads: watch.threads, hasMissing: options.hasMissing)
-    let summary = try data.summary()
-    if !options.w.isSigned { try data.checkNonnegative(summary.least, options.remedy) }
-    let k = components
-    // The model of this data with W held: codes may be of any size and sparsity.
-    var free = options
-    free.h.isUnit = false
-    free.sparsityH = 0
-    free.sparsityW = 0
-    let other = try NMF(free, rows: rows, columns: x.columns, components: k)
-    other.w.assign(w)
-    let work = try Work(other, data, watch.threads, squares: summary.squares, sum: summary.sum)
-    let level = max(summary.sum, 0) / max(Double(x.rows) * Double(x.columns), 1) / Double(k)
-    for i in 0..<other.h.values.count { other.h.values[i] = level }
-    var outcome = UNMERGE_ITERATION_LIMIT
-    var iterations = 0
-    w.gram(into: work.gram)
-    free.h.add(to: work.gram, k)
-    while iterations < watch.maxIterations {
-      if let stop = watch.poll() {
-        outcome = stop.outcome
-        break
-      }
-      let moved: Double
-      if options.loss == .kl {
-        let m = try other.divergenceStep(other.h, w, data.transposed, work.productH, free.h)
-        moved = summary.sum > 0 ? m / summary.sum : 0
-      } else {
-        if iterations == 0 || data.hasMissing {
-          try data.transposed.multiply(w, into: work.productH, work.entry(other.h, w))
-        }
-        let m = try work.stepH.minimise(other.h, work.productH, work.gram, free.h)
-        moved = summary.squares > 0 ? (m / summary.squares).squareRoot() : 0
-      }
-      iterations += 1
-      let isExact = options.loss == .frobenius && !data.hasMissing
-      if isExact || moved <= watch.tol {
-        outcome = UNMERGE_CONVERGED
-        break
-      }
-    }
-    for t in 0..<x.columns { for l in 0..<k { codes.set(l, t, other.h.values[l * x.columns + t]) } }
-    var report = try other.certificate(work, codesOnly: true)
-    report.outcome = outcome
-    report.iterations = Int64(iterations)
-    report.seconds = watch.seconds
-    return report
-  }
-
   package func readComponents(_ output: UnsafePointer<unmerge_view>?) throws(UnmergeError) {
     try w.read(into: Output(output, "w", rows: rows, columns: components))
   }
@@ -529,24 +364,4 @@ package final class NMF: Model, @unchecked Sendable {
     let out = try Output(output, "h", rows: components, columns: columns)
     for t in 0..<columns { for l in 0..<components { out.set(l, t, h.values[l * columns + t]) } }
   }
-}
-
-private func size(_ x: UnsafePointer<Double>, _ n: Int) -> (sum: Double, squares: Double) {
-  let s = Vector.summary(n, x)
-  return (s.sum, s.squares)
-}
-
-/// argmin over c > 0 of p c + q c²/2 + r/c + s/(2c²): in t = log c, p eᵗ + q e²ᵗ − r e⁻ᵗ − s e⁻²ᵗ increases through its root.
-private func cheapestScale(_ p: Double, _ q: Double, _ r: Double, _ s: Double) -> Double {
-  guard p + q > 0, r + s > 0 else { return 1 }
-  var t = 0.0
-  for _ in 0..<60 {
-    let c = Platform.exp(t)
-    let f = p * c + q * c * c - r / c - s / (c * c)
-    let slope = p * c + 2 * q * c * c + r / c + 2 * s / (c * c)
-    let step = max(-1, min(1, f / slope))
-    t -= step
-    if abs(step) < 1e-14 { break }
-  }
-  return Platform.exp(t)
 }

@@ -4,7 +4,7 @@ import UnmergeLinalg
 
 // The door of NMF.swift, and its saved form:
 //
-//     "UNMNMF_1"  p  T  k  algorithm loss mode missing extrapolation  iterations plain
+//     "UNMNMF_1"  p  T  k  algorithm loss mode missing extrapolation  iterations plain stalled
 //     l1 l2 group unit signed of W, of H   sparsity of W, of H   momentum, its limit; as bits: objective, violation, ‖X‖², ΣX
 //     W  H'  the next H'  the last plain W, by columns
 
@@ -162,6 +162,7 @@ extension NMF {
     let s = state
     bytes.put(s.iterations)
     bytes.put(s.isPlain ? 1 : 0)
+    bytes.put(s.isStalled ? 1 : 0)
     bytes.put(s.momentum)
     bytes.put(s.largestMomentum)
     // May be infinite or, before the first step, not a number.
@@ -194,6 +195,7 @@ extension NMF {
     var s = State()
     s.iterations = try bytes.integer("iterations", 0...Int.max)
     s.isPlain = try bytes.integer("a flag", 0...1) == 1
+    s.isStalled = try bytes.integer("a flag", 0...1) == 1
     s.momentum = try bytes.number("momentum")
     s.largestMomentum = try bytes.number("momentum")
     func anything(_ name: String) throws(UnmergeError) -> Double {

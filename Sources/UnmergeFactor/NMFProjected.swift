@@ -22,7 +22,7 @@ extension NMF {
   func iterateProjected(_ work: Work) throws(UnmergeError) -> Double {
     let k = components
     let (w, h) = (iterateW, iterateH)
-    balance(w, h)
+    equalise(w, h)
     work.newW.assign(w)
     work.newH.assign(h)
 
@@ -38,8 +38,9 @@ extension NMF {
     w.gram(into: gramW)
     let inner = Double.dot(work.productW.pointer, w.pointer, w.values.count)
     let value = (work.squares - 2 * inner + Double.dot(gramW.pointer, work.gram.pointer, k * k)) / 2
-    if value < state.objective {
-      state.objective = value
+    // Of iterates whose values rounding does not tell apart the last is the best.
+    if value <= state.objective + 4e-15 * work.squares {
+      state.objective = min(value, state.objective)
       self.w.assign(w)
       self.h.assign(h)
     }
@@ -96,7 +97,7 @@ extension NMF {
 }
 
 /// Every component's two vectors of one norm.
-private func balance(_ w: Factor, _ h: Factor) {
+private func equalise(_ w: Factor, _ h: Factor) {
   for l in 0..<w.columns {
     let (a, b) = (Double.squares(w.column(l), w.rows).squareRoot(), Double.squares(h.column(l), h.rows).squareRoot())
     guard a > 0, b > 0 else { continue }

@@ -607,7 +607,7 @@ def test_resuming_leaves_the_same_bits(o: Options, tmp_path: Path) -> None:
     again = pickle.loads(pickle.dumps(parts))
     for model in (loaded, again, parts):
         r = model.step(X, max_iter=13, tol=TINY)
-        assert r.iterations == 13 and model.iterations == 20
+        assert r.iterations == last.iterations - 7 and model.iterations == last.iterations  # 20, or where rounding ends it
         assert state(model) == state(whole)
         assert (r.objective, r.nonzeros) == (last.objective, last.nonzeros)
     for _ in range(20):
