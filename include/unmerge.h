@@ -55,7 +55,7 @@ typedef int32_t unmerge_status;
 #define UNMERGE_E_HANDLE (-6)    /* stale handle, or a handle of another kind */
 #define UNMERGE_E_VERSION (-7)   /* struct_size is 0, or a newer struct with fields this library does not know */
 #define UNMERGE_E_MEMORY (-8)    /* memory that grows with the data could not be allocated */
-#define UNMERGE_E_FORMAT (-9)    /* a saved Gram is truncated, damaged or of an unknown version */
+#define UNMERGE_E_FORMAT (-9)    /* saved bytes are truncated, damaged or of an unknown version */
 #define UNMERGE_E_CANCELLED (-10) /* cancelled before there was an answer (the data pass) */
 #define UNMERGE_E_DEADLINE (-11) /* the deadline passed before there was an answer (the data pass) */
 #define UNMERGE_E_INTERNAL (-12) /* a defect of the library; please report */
@@ -105,7 +105,7 @@ typedef struct unmerge_view { /* never grows */
 
 /* Phases of a progress report */
 #define UNMERGE_PHASE_PASS 1   /* reading the data; done/total count entries of one column */
-#define UNMERGE_PHASE_SOLVE 2  /* iterating; done counts targets, objective and relative_gap are those of the last one */
+#define UNMERGE_PHASE_SOLVE 2  /* iterating; done counts targets (models: iterations), objective and relative_gap are of the last */
 
 typedef struct unmerge_progress {
   size_t struct_size;
@@ -125,7 +125,7 @@ typedef struct unmerge_run {
   double tol;               /* relative gap (or violation, where no gap exists) to reach; (0, 1); default 1e-10 */
   int64_t max_iter;         /* sweeps or pivots per target; >= 0; default 10000; 0 = certify the warm start */
   double deadline;          /* seconds from the start of the call; 0 = none (default) */
-  uint64_t seed;            /* chooses the folds; default 0 */
+  uint64_t seed;            /* chooses the folds, draws random starts; default 0 */
   int32_t threads;          /* 0 = one per core (default); results do not depend on it */
   int32_t reserved;         /* 0 */
   unmerge_progress_fn progress; /* NULL = none */
@@ -1587,7 +1587,8 @@ unmerge_status unmerge_refine(const unmerge_gram *gram, const unmerge_operator *
  *
  * A model is created, stepped, asked, saved and resumed.  It does not keep the data: every step is given it.  n iterations in
  * one call or in several, saved and loaded between or not, leave the same bits.  An early end (cancel, deadline) leaves the
- * state of the last whole iteration, an error that of before the call.  Calls on one model from several threads queue. */
+ * state of the last whole iteration, an error that of before the call.  Calls on one model from several threads queue; a
+ * progress callback that calls its own model is refused (UNMERGE_E_HANDLE). */
 typedef struct unmerge_model unmerge_model;
 void unmerge_model_destroy(unmerge_model *model);
 #define UNMERGE_MODEL_NMF 1
@@ -1673,7 +1674,7 @@ typedef struct unmerge_nmf_options {
   int32_t sparsity_mode;  /* UNMERGE_SPARSITY_...; default AVERAGE */
   int32_t nonnegative_w;  /* 0 or 1; default 1; 0: HALS or ANLS without penalty on W but l2_w */
   int32_t missing;        /* 1: a NaN in X is an entry that is not there; default 0: an error */
-  int32_t extrapolation;  /* HALS: 0 or 1; default 1 */
+  int32_t extrapolation;  /* HALS, ANLS: 0 or 1; default 1 */
   const unmerge_view *w;  /* UNMERGE_INIT_GIVEN: p x k and k x T, finite, >= 0 (w: unless nonnegative_w = 0) */
   const unmerge_view *h;
 } unmerge_nmf_options;

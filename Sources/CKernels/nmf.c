@@ -1,6 +1,7 @@
 #include "ckernels.h"
 #include "clones.h"
 #include <math.h>
+#include <string.h>
 
 // The accumulators of one coordinate of all rows stay in registers while the coordinates of the others stream from L1.
 enum { HALF = CK_ROWS / 2 };
@@ -72,7 +73,20 @@ CLONES void ck_summary(const double *restrict x, size_t n, double *sum, double *
 
 CLONES void ck_divide_present(double *restrict x, const double *restrict y, size_t n) {
   for (size_t i = 0; i < n; i++) {
-    double q = x[i] / (y[i] > 1e-300 ? y[i] : 1e-300);
-    x[i] = q == q ? q : 0;
+    double q = x[i] / y[i];
+    x[i] = y[i] > 1e-300 && q == q ? q : 0;
   }
+}
+
+CLONES uint64_t ck_fingerprint(const double *restrict x, size_t fast, size_t slow, uint64_t row, uint64_t column, int by_rows) {
+  const uint64_t down = 0x9E3779B97F4A7C15u, across = 0xC2B2AE3D27D4EB4Fu; // odd, far from each other's multiples
+  uint64_t step = by_rows ? across : down, turn = by_rows ? down : across, start = row * down + column * across, sum = 0;
+  for (size_t s = 0; s < slow; s++, start += turn)
+    for (size_t f = 0; f < fast; f++) {
+      uint64_t z = start + f * step, bits;
+      memcpy(&bits, x + s * fast + f, 8);
+      z = (z ^ z >> 32) * 0xD6E8FEB86659FD93u;
+      sum += bits * ((z ^ z >> 32) | 1);
+    }
+  return sum;
 }

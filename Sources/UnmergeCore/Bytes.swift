@@ -42,11 +42,12 @@ package struct ByteWriter {
   }
 
   package mutating func put(_ values: UnsafePointer<Double>, _ n: Int) {
-    guard destination != nil else {
+    #if _endian(little)
+      if let destination { (destination + count).copyMemory(from: values, byteCount: 8 * n) }
       count += 8 * n
-      return
-    }
-    for i in 0..<n { put(values[i]) }
+    #else
+      for i in 0..<n { put(values[i]) }
+    #endif
   }
 
   /// The checksum of all that was put.
@@ -79,6 +80,14 @@ package struct ByteReader {
     guard UInt64(littleEndian: bytes.loadUnaligned(fromByteOffset: end, as: UInt64.self)) == checksum(bytes, end) else {
       throw bad("the checksum does not match; it is damaged or truncated")
     }
+  }
+
+  /// What this process wrote itself, without a checksum.
+  package init(own bytes: UnsafeRawPointer, _ size: Int) {
+    self.bytes = bytes
+    what = "what was written"
+    end = size
+    at = 8
   }
 
   package func bad(_ why: String) -> UnmergeError { UnmergeError(UNMERGE_E_FORMAT, "bytes is not \(what): \(why)") }

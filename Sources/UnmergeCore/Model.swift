@@ -1,10 +1,11 @@
 import CUnmerge
+import Synchronization
 import UnmergeLinalg
 
 /// Something that is learned from data and has a state: created, stepped, asked, saved and resumed.
 ///
 /// Laws: `step(a)` then `step(b)` leaves the bits of `step(a + b)`, with or without a `write` and `init` between; a call that
-/// throws leaves the state as it was; an early end (cancel, deadline) leaves that of the last whole iteration.
+/// throws leaves the state as it was (`ModelHandle.change`); an early end (cancel, deadline) leaves that of the last whole iteration.
 package protocol Model: AnyObject, Sendable {
   /// Eight characters at the head of what is saved; the last is the version.
   static var magic: String { get }
@@ -34,14 +35,48 @@ package protocol Model: AnyObject, Sendable {
 package final class ModelHandle: Handle, @unchecked Sendable {
   package static let kind: UInt = 6
   package static let name = "a model"
-  private let model: any Model
+  private var model: any Model
   private let lock = Lock()
+  /// The thread inside, 0 for none: its callback must not wait for itself.
+  private let inside = Atomic<UInt>(0)
 
   package init(_ model: any Model) { self.model = model }
 
   package func use<R>(_ body: (any Model) throws(UnmergeError) -> R) throws(UnmergeError) -> R {
-    try lock.locked { () throws(UnmergeError) in try body(model) }
+    let caller = Platform.thread
+    guard inside.load(ordering: .relaxed) != caller else {
+      throw UnmergeError(
+        UNMERGE_E_HANDLE,
+        "model is in use by this thread, whose progress callback this is; ask it when that call has returned")
+    }
+    return try lock.locked { () throws(UnmergeError) in
+      inside.store(caller, ordering: .relaxed)
+      defer { inside.store(0, ordering: .relaxed) }
+      return try body(model)
+    }
   }
+
+  /// A change that is taken back where it throws.
+  package func change<R>(_ body: (any Model) throws(UnmergeError) -> R) throws(UnmergeError) -> R {
+    try use { m throws(UnmergeError) in
+      let before: Buffer<UInt8> = try allocate(written(m, nil))
+      _ = written(m, before.pointer)
+      do throws(UnmergeError) {
+        return try body(m)
+      } catch {
+        var reader = ByteReader(own: before.pointer, before.count)
+        if let whole = try? type(of: m).init(&reader) { model = whole }
+        withExtendedLifetime(before) {}
+        throw error
+      }
+    }
+  }
+}
+
+private func written(_ m: any Model, _ destination: UnsafeMutableRawPointer?) -> Int {
+  var writer = ByteWriter(destination, magic: type(of: m).magic)
+  m.write(&writer)
+  return writer.count
 }
 
 extension unmerge_model_info: Growable {
@@ -89,11 +124,11 @@ public func unmerge_model_step(
 ) -> unmerge_status {
   door(error) { () throws(UnmergeError) in
     let handle = try object(model, "model", ModelHandle.self)
-    let data = x == nil ? nil : try view(x, "x")
+    let data = x == nil ? nil : try modelData(x)
     let watch = try Watch(run)
     try checkResult(report, "report")
     try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
-      try handle.use { m throws(UnmergeError) in store(try m.step(data, watch), report) }
+      try handle.change { m throws(UnmergeError) in store(try m.step(data, watch), report) }
     }
   }
 }
@@ -106,7 +141,7 @@ public func unmerge_model_transform(
 ) -> unmerge_status {
   door(error) { () throws(UnmergeError) in
     let handle = try object(model, "model", ModelHandle.self)
-    let data = try view(x, "x")
+    let data = try modelData(x)
     let watch = try Watch(run)
     try checkResult(report, "report")
     try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
@@ -137,6 +172,15 @@ public func unmerge_model_codes(
     let handle = try object(model, "model", ModelHandle.self)
     try handle.use { m throws(UnmergeError) in try m.readCodes(h) }
   }
+}
+
+/// BLAS counts in 32 bits.
+private func modelData(_ x: UnsafePointer<unmerge_view>?) throws(UnmergeError) -> View {
+  let v = try view(x, "x")
+  guard v.rows <= Int(Int32.max), v.columns <= Int(Int32.max) else {
+    throw .shape("x is \(v.rows) x \(v.columns); at most \(Int32.max) each way")
+  }
+  return v
 }
 
 private func saved(_ m: any Model, _ destination: UnsafeMutableRawPointer?) -> Int {

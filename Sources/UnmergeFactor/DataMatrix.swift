@@ -132,6 +132,10 @@ struct DataMatrix {
     }
   }
 
+  func squares() throws(UnmergeError) -> Double {
+    try total(hasMissing ? .present : .data, model: nil) { Double.squares($0.x, $0.count) }
+  }
+
   /// A sum over panels, each summed by `part`.
   private func total(
     _ entry: Entry, model: (Factor, Factor)?, _ part: @escaping @Sendable (Panel) -> Double
@@ -146,11 +150,12 @@ struct DataMatrix {
     return sum
   }
 
-  /// ‖X‖², ΣX and the smallest entry, over the entries that are there. Throws on a NaN that stands for nothing and on infinities.
-  func summary() throws(UnmergeError) -> (squares: Double, sum: Double, least: Double) {
+  /// ‖X‖², ΣX, the smallest entry and a fingerprint of all in their places, over the entries that are there. Throws on a NaN that stands for nothing and on infinities.
+  func summary() throws(UnmergeError) -> (squares: Double, sum: Double, least: Double, fingerprint: UInt64) {
     let parts = segments
     let found: Buffer<Double> = try allocate(3 * chunks * parts)
     let bad: Buffer<Int> = try allocate(chunks * parts)
+    let prints: Buffer<UInt64> = try allocate(chunks * parts)
     for i in 0..<(chunks * parts) {
       found[3 * i + 2] = .infinity
       bad[i] = -1
@@ -168,11 +173,15 @@ struct DataMatrix {
         }
         (s, q, low) = (0, .infinity, 0)
       }
+      prints.pointer[at] &+= Vector.fingerprint(
+        x, fast: panel.leading, slow: panel.count / max(panel.leading, 1), row: panel.rows.lowerBound,
+        column: panel.columns.lowerBound, isRowMajor: panel.isRowMajor)
       sums[0] += s
       sums[1] += q
       sums[2] = min(sums[2], low)
     }
     var (sum, squares, least) = (0.0, 0.0, Double.infinity)
+    var fingerprint: UInt64 = 0
     for i in 0..<(chunks * parts) {
       if bad[i] >= 0 {
         let (row, column) = (bad[i] / columns, bad[i] % columns)
@@ -181,6 +190,7 @@ struct DataMatrix {
           "x[\(row)][\(column)] is \(view.element(row, column)); it must be finite\(hasMissing ? " or NaN for missing" : "")"
         )
       }
+      fingerprint &+= prints[i]
       sum += found[3 * i]
       squares += found[3 * i + 1]
       least = min(least, found[3 * i + 2])
@@ -190,7 +200,7 @@ struct DataMatrix {
     guard squares >= 1e-200 || (squares == 0 && sum == 0) else {
       throw UnmergeError(UNMERGE_E_RANGE, "x is too small: its norm is below 1e-100; scale it")
     }
-    return (squares, sum, least)
+    return (squares, sum, least, fingerprint)
   }
 
   /// Refuses a negative entry by its place; `least` is the smallest there is.

@@ -70,7 +70,7 @@ private func shrinkToUnit(_ x: UnsafeMutablePointer<Double>, _ n: Int) {
 ///     minimise over F in the set:  ½⟨F, F G⟩ − ⟨B − l1, F⟩,
 ///
 /// G (k×k) the other's Gram with the quadratic penalties, B (n×k) the data times the other. Rows are independent problems unless
-/// columns are bounded. Working memory for both factors of one model.
+/// columns are bounded. Holds the working memory of one side.
 final class FactorStep: Sendable {
   let k: Int
   private let block: Buffer<Double>
@@ -159,7 +159,7 @@ final class FactorStep: Sendable {
   ) throws(UnmergeError) -> Double {
     if penalty.isSigned { return try solve(f, b, g) }
     let n = f.rows
-    let pivoting = try BlockPivoting(size: k, threads: max(1, threads), targets: n)
+    let pivoting = try BlockPivoting(size: k, threads: max(1, min(threads, (n + 255) / 256)), targets: n)
     let right: Buffer<Double> = try allocate(n * k)
     let found: Buffer<Double> = try allocate(n * k)
     for l in 0..<k {

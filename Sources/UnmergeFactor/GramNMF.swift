@@ -106,7 +106,8 @@ package final class GramNMF: Model, @unchecked Sendable {
     }
     let view = View(
       base: UnsafeRawPointer(kernel.pointer), type: .f64, rows: t, columns: t, rowStride: 8, columnStride: 8 * t)
-    let (_, _, vectors) = try truncatedSVD(DataMatrix(view: view, threads: watch.threads, hasMissing: false), k, seed: 0)
+    let (_, _, vectors) = try truncatedSVD(
+      DataMatrix(view: view, threads: watch.threads, hasMissing: false), k, seed: 0, watch)
     for l in 0..<k {
       let v = vectors.column(l)
       var (plus, minus) = (0.0, 0.0)
@@ -222,12 +223,11 @@ package final class GramNMF: Model, @unchecked Sendable {
     refresh(work)
     if iterations == 0 { hNext.pointer.update(from: h.pointer, count: h.count) }
     let first = iterations
-    var outcome = UNMERGE_ITERATION_LIMIT
-    var violation = watch.maxIterations == 0 ? self.violation(work) : .infinity
-    while iterations - first < watch.maxIterations {
+    var violation = self.violation(work)
+    var outcome = violation <= watch.tol ? UNMERGE_CONVERGED : UNMERGE_ITERATION_LIMIT
+    while outcome == UNMERGE_ITERATION_LIMIT, iterations - first < watch.maxIterations {
       if let stop = watch.poll() {
         outcome = stop.outcome
-        if violation == .infinity { violation = self.violation(work) }
         break
       }
       try iterate(work)
@@ -236,10 +236,7 @@ package final class GramNMF: Model, @unchecked Sendable {
       watch.report(
         phase: UNMERGE_PHASE_SOLVE, pass: 0, done: iterations - first, total: watch.maxIterations,
         objective: objective(work).value * scale * scale, relativeGap: violation)
-      if violation <= watch.tol {
-        outcome = UNMERGE_CONVERGED
-        break
-      }
+      if violation <= watch.tol { outcome = UNMERGE_CONVERGED }
     }
     var report = unmerge_report.defaults
     let (value, rss) = objective(work)
@@ -578,7 +575,7 @@ package final class GramNMF: Model, @unchecked Sendable {
     let k = try bytes.integer("components", 1...t)
     let isConvex = try bytes.integer("a flag", 0...1) == 1
     let extrapolates = try bytes.integer("a flag", 0...1) == 1
-    let iterations = try bytes.integer("iterations", 0...Int.max)
+    let iterations = try bytes.integer("iterations", 0...Int.max / 2)
     let isPlain = try bytes.integer("a flag", 0...1) == 1
     let l1h = try bytes.number("l1_h")
     let l2 = try bytes.number("l2_h")

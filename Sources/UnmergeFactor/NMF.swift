@@ -64,10 +64,10 @@ package final class NMF: Model, @unchecked Sendable {
     var isPlain = true
     /// The last iteration moved nothing but last digits.
     var isStalled = false
-    /// The violation at which the model converged last, and ‖X‖² and ΣX of the data all this is about.
+    /// The violation at which the model converged last.
     var convergedAt = Double.infinity
-    var squares = Double.nan
-    var sum = Double.nan
+    /// Fingerprint of the data all this is about.
+    var data: UInt64 = 0
   }
   var state = State()
   /// The point the next W is computed from, and what the last W was before it was extrapolated.
@@ -112,12 +112,12 @@ package final class NMF: Model, @unchecked Sendable {
     let summary = try data.summary()
     if !options.w.isSigned { try data.checkNonnegative(summary.least, options.remedy) }
     let work = try Work(self, data, watch.threads, squares: summary.squares, sum: summary.sum)
-    if summary.squares != state.squares || summary.sum != state.sum {
+    if summary.fingerprint != state.data {
       state.objective = .infinity
       state.isPlain = true
       state.convergedAt = .infinity
       state.isStalled = false
-      (state.squares, state.sum) = (summary.squares, summary.sum)
+      state.data = summary.fingerprint
     }
     let first = iterations
     var outcome = state.isStalled ? UNMERGE_STALLED : UNMERGE_ITERATION_LIMIT

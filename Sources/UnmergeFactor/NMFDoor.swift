@@ -5,7 +5,7 @@ import UnmergeLinalg
 // The door of NMF.swift, and its saved form:
 //
 //     "UNMNMF_1"  p  T  k  algorithm loss mode missing extrapolation  iterations plain stalled
-//     l1 l2 group unit signed of W, of H   sparsity of W, of H   momentum, its limit; as bits: objective, violation, ‖X‖², ΣX
+//     l1 l2 group unit signed of W, of H   sparsity of W, of H   momentum, its limit; as bits: objective, violation; fingerprint of X
 //     W  H'  the next H'  the last plain W, by columns
 
 extension unmerge_nmf_options: Growable {
@@ -115,14 +115,15 @@ public func unmerge_nmf_create(
     try choice(o.`init`, "options->init", 5)
     let model = try NMF(NMFOptions(o), rows: x.rows, columns: x.columns, components: Int(o.components))
     try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
-      try model.start(DataMatrix(view: x, threads: watch.threads, hasMissing: o.missing == 1), o, seed: watch.seed)
+      try model.start(DataMatrix(view: x, threads: watch.threads, hasMissing: o.missing == 1), o, watch)
     }
     try publish(ModelHandle(model), out)
   }
 }
 
 extension NMF {
-  fileprivate func start(_ x: DataMatrix, _ o: unmerge_nmf_options, seed: UInt64) throws(UnmergeError) {
+  fileprivate func start(_ x: DataMatrix, _ o: unmerge_nmf_options, _ watch: Watch) throws(UnmergeError) {
+    let seed = watch.seed
     let summary = try x.summary()
     if !options.w.isSigned { try x.checkNonnegative(summary.least, options.remedy) }
     let few = components <= min(rows, columns)
@@ -139,7 +140,7 @@ extension NMF {
         )
       }
       let mean = summary.sum / (Double(rows) * Double(columns))
-      try nndsvdStart(x, w, h, fill: o.`init` == UNMERGE_INIT_NNDSVD ? 0 : mean, seed: seed)
+      try nndsvdStart(x, w, h, fill: o.`init` == UNMERGE_INIT_NNDSVD ? 0 : mean, seed: seed, watch)
     default:
       try randomStart(x, w, h, sum: options.w.isSigned ? 0 : summary.sum, seed: seed)
     }
@@ -166,7 +167,8 @@ extension NMF {
     bytes.put(s.momentum)
     bytes.put(s.largestMomentum)
     // May be infinite or, before the first step, not a number.
-    for value in [s.objective, s.convergedAt, s.squares, s.sum] { bytes.put(Int(bitPattern: UInt(value.bitPattern))) }
+    for value in [s.objective, s.convergedAt] { bytes.put(Int(bitPattern: UInt(value.bitPattern))) }
+    bytes.put(Int(bitPattern: UInt(s.data)))
     for f in factors { bytes.put(f.pointer, f.values.count) }
   }
 
@@ -193,7 +195,7 @@ extension NMF {
     o.sparsityW = try bytes.number("a sparsity")
     o.sparsityH = try bytes.number("a sparsity")
     var s = State()
-    s.iterations = try bytes.integer("iterations", 0...Int.max)
+    s.iterations = try bytes.integer("iterations", 0...Int.max / 2)
     s.isPlain = try bytes.integer("a flag", 0...1) == 1
     s.isStalled = try bytes.integer("a flag", 0...1) == 1
     s.momentum = try bytes.number("momentum")
@@ -203,8 +205,7 @@ extension NMF {
     }
     s.objective = try anything("objective")
     s.convergedAt = try anything("violation")
-    s.squares = try anything("||X||^2")
-    s.sum = try anything("the sum of X")
+    s.data = UInt64(bitPattern: Int64(try bytes.integer("a fingerprint", Int.min...Int.max)))
     guard bytes.wordsLeft >= 2 * (p * k + t * k) else { throw bytes.bad("it ends inside its factors") }
     try self.init(o, rows: p, columns: t, components: k)
     state = s

@@ -18,9 +18,10 @@ func randomStart(_ x: DataMatrix, _ w: Factor, _ h: Factor, sum: Double, seed: U
 
 /// NNDSVD: of every singular pair the larger of its positive and negative parts (Boutsidis & Gallopoulos 2008). `fill`, the
 /// mean of X, replaces zeros where it is not 0.
-func nndsvdStart(_ x: DataMatrix, _ w: Factor, _ h: Factor, fill: Double, seed: UInt64) throws(UnmergeError) {
+func nndsvdStart(_ x: DataMatrix, _ w: Factor, _ h: Factor, fill: Double, seed: UInt64, _ watch: Watch) throws(UnmergeError)
+{
   let k = w.columns
-  let (u, s, v) = try truncatedSVD(x, k, seed: seed)
+  let (u, s, v) = try truncatedSVD(x, k, seed: seed, watch)
   for l in 0..<k {
     let (a, b) = (u.column(l), v.column(l))
     func parts(_ sign: Double) -> (Double, Double) {

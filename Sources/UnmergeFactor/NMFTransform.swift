@@ -45,8 +45,8 @@ extension NMF {
         break
       }
     }
-    for t in 0..<x.columns { for l in 0..<k { codes.set(l, t, other.h.values[l * x.columns + t]) } }
     var report = try other.certificate(work, codesOnly: true)
+    for t in 0..<x.columns { for l in 0..<k { codes.set(l, t, other.h.values[l * x.columns + t]) } }
     report.outcome = outcome
     report.iterations = Int64(iterations)
     report.seconds = watch.seconds

@@ -68,6 +68,7 @@ package final class OnlineNMF: Model, @unchecked Sendable {
     report.yy = 0
     report.outcome = UNMERGE_ITERATION_LIMIT
     var done = 0
+    var read = 0
     while done < watch.maxIterations {
       if let stop = watch.poll() {
         report.outcome = stop.outcome
@@ -84,7 +85,7 @@ package final class OnlineNMF: Model, @unchecked Sendable {
       // What the W of before makes of data it has not seen.
       let rss = try batch.squaredResidual(w, h)
       report.rss += rss
-      report.yy += try batch.summary().squares
+      report.yy += try batch.squares()
       report.objective += rss / 2 + options.h.value(h)
 
       let t = Double(iterations + 1)
@@ -98,7 +99,8 @@ package final class OnlineNMF: Model, @unchecked Sendable {
 
       iterations += 1
       done += 1
-      position += count
+      position = position + count < x.columns ? position + count : 0
+      read += count
       var moved = 0.0
       for i in 0..<(rows * k) {
         moved += (w.pointer[i] - scratch.pointer[i]) * (w.pointer[i] - scratch.pointer[i])
@@ -118,7 +120,7 @@ package final class OnlineNMF: Model, @unchecked Sendable {
     report.violation = squares > 0 ? min(violation / weightedSquares(), 1).squareRoot() : 0
     report.r2 = report.yy > 0 ? 1 - report.rss / report.yy : 0
     report.iterations = Int64(done)
-    report.passes = Int64((done * options.batch + x.columns - 1) / x.columns + 1)
+    report.passes = Int64((read + x.columns - 1) / x.columns + 1)
     report.streamed = 1
     report.seconds = watch.seconds
     var nonzeros = 0
@@ -127,7 +129,7 @@ package final class OnlineNMF: Model, @unchecked Sendable {
     return report
   }
 
-  /// ⟨WᵀW, A⟩, what the surrogate's model explains: the unit of its violation.
+  /// ⟨B, W⟩, what W explains of the past: the unit of its violation.
   private func weightedSquares() -> Double {
     var sum = 0.0
     for l in 0..<components { sum += max(Double.dot(products.column(l), w.column(l), rows), 0) }
@@ -153,9 +155,9 @@ package final class OnlineNMF: Model, @unchecked Sendable {
     let summary = try data.summary()
     try data.checkNonnegative(summary.least, OnlineNMF.remedy)
     let h = try encode(data, watch.threads)
-    for t in 0..<x.columns { for l in 0..<components { codes.set(l, t, h.values[l * x.columns + t]) } }
     var report = unmerge_report.defaults
     report.rss = try data.squaredResidual(w, h)
+    for t in 0..<x.columns { for l in 0..<components { codes.set(l, t, h.values[l * x.columns + t]) } }
     report.yy = summary.squares
     report.r2 = report.yy > 0 ? 1 - report.rss / report.yy : 0
     report.objective = report.rss / 2 + options.h.value(h)
@@ -178,14 +180,15 @@ package final class OnlineNMF: Model, @unchecked Sendable {
   //
   //     "UNMONM_1"  p  k  batch  iterations  position   decay  l1  l2   W  A  B
 
-  func begin(_ x: DataMatrix, seed: UInt64) throws(UnmergeError) {
+  func begin(_ x: DataMatrix, _ watch: Watch) throws(UnmergeError) {
     let summary = try x.summary()
     try x.checkNonnegative(summary.least, OnlineNMF.remedy)
     let h = try Factor(x.columns, components)
     if components <= min(x.rows, x.columns) {
-      try nndsvdStart(x, w, h, fill: summary.sum / (Double(x.rows) * Double(x.columns)), seed: seed)
+      try nndsvdStart(
+        x, w, h, fill: summary.sum / (Double(x.rows) * Double(x.columns)), seed: watch.seed, watch)
     } else {
-      try randomStart(x, w, h, sum: summary.sum, seed: seed)
+      try randomStart(x, w, h, sum: summary.sum, seed: watch.seed)
     }
     options.w.project(w)
   }
@@ -203,7 +206,7 @@ package final class OnlineNMF: Model, @unchecked Sendable {
     let k = try bytes.integer("components", 1...65536)
     var o = Options()
     o.batch = try bytes.integer("batch", 1...Int(Int32.max))
-    let iterations = try bytes.integer("iterations", 0...Int.max)
+    let iterations = try bytes.integer("iterations", 0...Int.max / 2)
     let position = try bytes.integer("position", 0...Int(Int32.max))
     o.decay = try bytes.number("decay")
     o.h = FactorPenalty(l1: try bytes.number("l1"), l2: try bytes.number("l2"))
@@ -259,7 +262,7 @@ public func unmerge_online_nmf_create(
       batch: Int(o.batch), decay: o.decay, h: FactorPenalty(l1: o.l1_h, l2: o.l2_h))
     let model = try OnlineNMF(options, rows: x.rows, components: Int(o.components))
     try Threads.withSingleThreadedBLAS { () throws(UnmergeError) in
-      try model.begin(DataMatrix(view: x, threads: watch.threads, hasMissing: false), seed: watch.seed)
+      try model.begin(DataMatrix(view: x, threads: watch.threads, hasMissing: false), watch)
     }
     try publish(ModelHandle(model), out)
   }

@@ -5,7 +5,7 @@ import UnmergeLinalg
 /// The leading k singular triplets of data that is only multiplied with: subspace iteration on k + 10 random vectors, each
 /// orthonormalised through the eigenvectors of its Gram (Halko, Martinsson & Tropp 2011). Good for starting points; directions
 /// whose singular values are close may be turned among themselves.
-func truncatedSVD(_ x: DataMatrix, _ k: Int, seed: UInt64, rounds: Int = 4) throws(UnmergeError) -> (
+func truncatedSVD(_ x: DataMatrix, _ k: Int, seed: UInt64, _ watch: Watch, rounds: Int = 4) throws(UnmergeError) -> (
   left: Factor, values: [Double], right: Factor
 ) {
   let l = min(k + 10, x.rows, x.columns)
@@ -13,6 +13,7 @@ func truncatedSVD(_ x: DataMatrix, _ k: Int, seed: UInt64, rounds: Int = 4) thro
   for i in 0..<v.values.count { v.values[i] = uniform(seed, 3, i) - 0.5 }
   let u = try Factor(x.rows, l)
   for _ in 0..<rounds {
+    if let stop = watch.poll() { throw stop.error }
     try x.multiply(v, into: u)
     try orthonormalise(u)
     try x.transposed.multiply(u, into: v)

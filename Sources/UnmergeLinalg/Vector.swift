@@ -29,8 +29,16 @@ package enum Vector {
     return (sum, squares, least)
   }
 
-  /// x ← x/y for y ≥ 0, with 0 where x is NaN; y counts as 1e-300 at least, so that 0/0 is 0.
+  /// x ← x/y for y ≥ 0; 0 where x is NaN, or y below 1e-300.
   package static func divide(_ n: Int, _ x: UnsafeMutablePointer<Double>, by y: UnsafePointer<Double>) {
     ck_divide_present(x, y, n)
+  }
+
+  /// A sum of the bits of a block's entries, each times a hash of its place: whichever way a matrix is read, its blocks add up to
+  /// the same, and other data, or the same in other places, almost surely to something else.
+  package static func fingerprint(
+    _ x: UnsafePointer<Double>, fast: Int, slow: Int, row: Int, column: Int, isRowMajor: Bool
+  ) -> UInt64 {
+    ck_fingerprint(x, fast, slow, UInt64(row), UInt64(column), isRowMajor ? 1 : 0)
   }
 }

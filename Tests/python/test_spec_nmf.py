@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -1255,3 +1256,108 @@ def test_closed_model_is_refused() -> None:
         with pytest.raises((unmerge.UnmergeError, ValueError)):
             use()
     assert "closed" in repr(model)
+
+
+# ---------------------------------------------------------------- promises between calls
+
+
+def test_the_same_numbers_in_other_places_are_other_data() -> None:
+    """Sums of whole numbers are exact, so that neither ||X||^2 nor sum X tells a permutation."""
+    rng = np.random.default_rng(5)
+    X = rng.poisson(4.0, (30, 24)).astype(np.float64)
+    P = X[:, rng.permutation(24)]
+    for steps in (20, 5000):
+        model = NMFModel(X, k=4)
+        model.step(X, max_iter=steps, tol=1e-6)
+        r = model.step(P, max_iter=5000, tol=1e-6)
+        assert r.outcome == "converged" and r.iterations > 1 and r.violation <= 1e-6
+    F, S = np.asfortranarray(X), np.zeros((60, 48))[::2, ::2]
+    S[:] = X
+    model = NMFModel(X, k=4)
+    model.step(X, max_iter=5000, tol=1e-6)
+    for same in (F, S, X.astype(np.float32)):  # however the data lies
+        assert model.step(same, max_iter=10, tol=1e-6).iterations == 0
+
+
+def test_a_stream_of_ragged_batches_loses_nothing() -> None:
+    X = np.random.default_rng(3).random((20, 356))
+    model = unmerge.OnlineNMFModel(X[:, :100], k=3)
+    for part in (X[:, :100], X[:, 100:]):
+        r = model.step(part, max_iter=1, tol=1e-300)
+        assert r.yy == pytest.approx((part**2).sum(), rel=1e-12)
+    assert r.passes == 2
+
+
+def test_a_callback_that_calls_its_own_model_is_refused() -> None:
+    X = np.random.default_rng(0).random((300, 300))
+    seen: list[str] = []
+
+    def ask(model: NMFModel) -> None:
+        def progress(_: Any) -> bool:
+            try:
+                model.components  # noqa: B018
+            except unmerge.UnmergeError as refusal:
+                seen.append(str(refusal))
+            return True
+
+        model.step(X, max_iter=10**6, tol=1e-300, deadline=20, progress=progress)
+
+    model = NMFModel(X, k=5, init="random")
+    thread = threading.Thread(target=ask, args=(model,), daemon=True)  # there the callback runs on the thread that steps
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive() and len(seen) == 1 and "callback" in seen[0]
+    assert model.components.shape == (300, 5)
+
+
+def test_an_error_in_the_middle_leaves_the_stream_as_it_was() -> None:
+    X = np.random.default_rng(1).random((20, 20))
+    model = unmerge.OnlineNMFModel(X, k=3, batch=10)
+    before = model.to_bytes()
+    X[:, 10:] *= 1e-110
+    assert model.step(X, max_iter=2, tol=1e-300).iterations == 2  # small batches are no error
+    X[3, 15] = np.nan
+    model = unmerge.OnlineNMFModel(np.random.default_rng(1).random((20, 20)), k=3, batch=10)
+    with pytest.raises(ValueError, match=r"x\[3\]\[15\]"):
+        model.step(X, max_iter=2)
+    assert model.to_bytes() == before
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e7, 1e12])
+def test_divergence_where_the_model_is_zero(scale: float) -> None:
+    X = scale * np.array([[1.0, 2, 3], [1, 1, 1], [2, 1, 1]])
+    W, H = np.array([[1.0, 0], [0, 0], [0, 1]]), np.array([[1.0, 1, 1], [1, 1, 0]])
+    W, H, r = nmf(X, k=2, algorithm="mu", loss="kl", W=W, H=H, max_iter=200, tol=1e-8)
+    assert r.outcome == "converged" and np.isfinite(W).all() and np.isfinite(H).all()
+    # Row 1 has no component, column 2 of row 2 none: the rest is what its components can do.
+    assert (W @ H / scale)[[0, 2]].sum() == pytest.approx(6 + 3, rel=1e-6)
+
+
+def test_saved_bytes_of_an_endless_life_are_refused() -> None:
+    X = np.random.default_rng(0).random((6, 5))
+    for model in (NMFModel(X, k=2), unmerge.OnlineNMFModel(X, k=2)):
+        model.step(X, max_iter=3, tol=1e-300)
+        data = model.to_bytes()
+        words = np.frombuffer(data, dtype="<u8").copy()
+        for at in range(1, len(words) - 1):
+            if words[at] == 3:
+                changed = words.copy()
+                changed[at] = 2**63 - 1
+                h = 0xCBF29CE484222325
+                for byte in changed[:-1].tobytes():
+                    h = (h ^ byte) * 0x100000001B3 % 2**64
+                changed[-1] = h
+                with pytest.raises(ValueError):
+                    unmerge.model_from_bytes(changed.tobytes())
+                break
+        else:
+            pytest.fail("no word holds the number of iterations")
+
+
+def test_the_deadline_of_a_fit_with_a_callback_is_for_all_of_it() -> None:
+    X = np.random.default_rng(0).random((300, 300))
+    model = NMFModel(X, k=20, init="random")
+    r = model.fit(X, max_iter=10**7, tol=1e-300, deadline=0.3, callback=lambda m, r: False, every=5)
+    assert r.outcome == "time limit"
+    with pytest.raises(ValueError, match="every"):
+        model.fit(X, callback=lambda m, r: False, every=0)

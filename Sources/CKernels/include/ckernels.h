@@ -55,8 +55,11 @@ void ck_max_abs(double *m, const double *x, size_t n);
 // Sum, sum of squares and smallest of n values in lanes; both sums are not finite where a value is not.
 void ck_summary(const double *x, size_t n, double *sum, double *squares, double *least);
 
-// x[i] = x[i] / max(y[i], 1e-300); 0 where x is NaN.
+// x[i] = x[i] / y[i]; 0 where x is NaN or y nothing.
 void ck_divide_present(double *x, const double *y, size_t n);
+
+// Sum modulo 2^64 of the bits of the entries times a hash of (row, column); `fast` entries lie side by side, along a row if by_rows.
+uint64_t ck_fingerprint(const double *x, size_t fast, size_t slow, uint64_t row, uint64_t column, int by_rows);
 
 // Relaxed atomic load of a cancel flag; NULL reads as 0.
 int32_t ck_load_flag(const int32_t *flag);

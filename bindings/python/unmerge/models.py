@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -23,8 +24,9 @@ from ._arrays import output, view
 from ._files import write_atomically
 from ._handle import Handle
 from ._library import call, prepared
+from ._options import integer, real
 from ._run import ProgressOption, Run
-from .errors import bad_shape
+from .errors import bad_range, bad_shape
 from .report import Report, from_c, report_array
 
 Matrix = npt.NDArray[np.float64]
@@ -34,6 +36,7 @@ class Model(Handle):
     """Base of the models.  Calls on one model from several threads queue."""
 
     _kind = "model"
+    _cached: Any = None
     _code: int  # UNMERGE_MODEL_...
     _kinds: ClassVar[dict[int, type[Model]]] = {}
 
@@ -43,17 +46,17 @@ class Model(Handle):
     @property
     def rows(self) -> int:
         """p, of the data."""
-        return int(self._info().rows)
+        return int(self._shape().rows)
 
     @property
     def columns(self) -> int:
         """T, of the data the model was created for."""
-        return int(self._info().columns)
+        return int(self._shape().columns)
 
     @property
     def k(self) -> int:
         """Number of components."""
-        return int(self._info().components)
+        return int(self._shape().components)
 
     @property
     def iterations(self) -> int:
@@ -88,12 +91,12 @@ class Model(Handle):
         data = None if X is None else view(X, "x")
         reports = report_array(1)
         with Run(tol=tol, max_iter=max_iter, deadline=deadline, threads=threads, progress=progress) as run:
-            size = self.rows * self.columns * self.k
+            shape = (self.columns, self.columns) if data is None else data.shape
             run.call(
                 "model_step",
                 (self._handle, None if data is None else data.pointer),
                 (reports,),
-                predicted=max_iter * size / 2e9,
+                predicted=max(max_iter, 1) * shape[0] * shape[1] * (self.k + 10) / 2e9,
             )
         return from_c(reports)[0]
 
@@ -115,10 +118,14 @@ class Model(Handle):
         """
         if callback is None:
             return self.step(X, max_iter=max_iter, tol=tol, deadline=deadline, threads=threads, progress=progress)
-        done = 0
+        every, deadline = integer(every, "every"), real(deadline, "deadline")
+        if every < 1:
+            raise bad_range(f"every is {every}; it must be >= 1")
+        start, done = time.monotonic(), 0
         while True:
+            left = max(deadline - (time.monotonic() - start), 1e-9) if deadline > 0 else deadline
             report = self.step(
-                X, max_iter=min(every, max_iter - done), tol=tol, deadline=deadline, threads=threads, progress=progress
+                X, max_iter=min(every, max_iter - done), tol=tol, deadline=left, threads=threads, progress=progress
             )
             done += report.iterations
             if callback(self, report) or report.outcome != "iteration limit" or done >= max_iter:
@@ -167,6 +174,11 @@ class Model(Handle):
             return f"<unmerge.{name}, closed>"
         info = self._info()
         return f"<unmerge.{name}: {info.rows} x {info.columns}, k = {info.components}, {info.iterations} iterations>"
+
+    def _shape(self) -> Any:
+        if self._cached is None or self._handle is None:
+            self._cached = self._info()
+        return self._cached
 
     def _info(self) -> Any:
         info = prepared(_ffi.unmerge_model_info)
