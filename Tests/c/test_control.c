@@ -178,8 +178,9 @@ static void cancelled_solve(void) {
   unmerge_gram_destroy(g);
 }
 
+/* Nine tenths of the path are left when the flag is set. */
 static void cancelled_from_another_thread(void) {
-  enum { N = 300, ALPHAS = 4000 };
+  enum { N = 300, ALPHAS = 40000 };
   unmerge_gram *g = make_slow(N, 1);
   double *w = doubles(N * ALPHAS);
   unmerge_view v = view_f64(w, N, ALPHAS);
@@ -211,7 +212,7 @@ static void cancelled_from_another_thread(void) {
 }
 
 static void deadline_in_a_solve(void) {
-  enum { N = 300, ALPHAS = 4000 };
+  enum { N = 300, ALPHAS = 40000 };
   unmerge_gram *g = make_slow(N, 1);
   double *w = doubles(N * ALPHAS);
   unmerge_view v = view_f64(w, N, ALPHAS);
