@@ -175,7 +175,7 @@ public func unmerge_model_codes(
 }
 
 /// BLAS counts in 32 bits.
-private func modelData(_ x: UnsafePointer<unmerge_view>?) throws(UnmergeError) -> View {
+package func modelData(_ x: UnsafePointer<unmerge_view>?) throws(UnmergeError) -> View {
   let v = try view(x, "x")
   guard v.rows <= Int(Int32.max), v.columns <= Int(Int32.max) else {
     throw .shape("x is \(v.rows) x \(v.columns); at most \(Int32.max) each way")

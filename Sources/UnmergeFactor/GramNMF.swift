@@ -145,7 +145,7 @@ package final class GramNMF: Model, @unchecked Sendable {
   }
 
   func startAtRandom(_ seed: UInt64, _ watch: Watch) throws(UnmergeError) {
-    for i in 0..<h.count { h[i] = uniform(seed, 2, i) }
+    for i in 0..<h.count { h[i] = CounterRandom.uniform(seed, 2, i) }
     try fitMixing(watch)
   }
 

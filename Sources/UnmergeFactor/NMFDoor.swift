@@ -24,12 +24,9 @@ public func unmerge_nmf_options_init(_ options: UnsafeMutablePointer<unmerge_nmf
   initialize(options, size)
 }
 
-/// Data to factorise: not empty, and of a size BLAS can count.
+/// Data to factorise: not empty.
 func checkData(_ x: View) throws(UnmergeError) {
   guard x.rows > 0, x.columns > 0 else { throw .shape("x is \(x.rows) x \(x.columns); there is nothing to factorise") }
-  guard x.rows <= Int(Int32.max), x.columns <= Int(Int32.max) else {
-    throw .shape("x is \(x.rows) x \(x.columns); at most \(Int32.max) each way")
-  }
 }
 
 /// One of a numbered list of the header.
@@ -106,7 +103,7 @@ public func unmerge_nmf_create(
   _ out: UnsafeMutablePointer<OpaquePointer?>?, _ error: UnsafeMutablePointer<unmerge_error>?
 ) -> unmerge_status {
   door(error) { () throws(UnmergeError) in
-    let x = try view(x, "x")
+    let x = try modelData(x)
     let o = try read(options, "options")
     let watch = try Watch(run)
     guard let out else { throw .null("out") }

@@ -6,8 +6,8 @@ import UnmergeLinalg
 
 /// W, H ~ U[0, 1), scaled so that WH has the sum of X. Signed data has no such scale.
 func randomStart(_ x: DataMatrix, _ w: Factor, _ h: Factor, sum: Double, seed: UInt64) throws(UnmergeError) {
-  for i in 0..<w.values.count { w.values[i] = uniform(seed, 1, i) }
-  for i in 0..<h.values.count { h.values[i] = uniform(seed, 2, i) }
+  for i in 0..<w.values.count { w.values[i] = CounterRandom.uniform(seed, 1, i) }
+  for i in 0..<h.values.count { h.values[i] = CounterRandom.uniform(seed, 2, i) }
   guard sum > 0 else { return }
   let modelled = try x.sum(w, h) { _, m in m }
   guard modelled > 0 else { return }

@@ -247,7 +247,7 @@ public func unmerge_online_nmf_create(
   _ error: UnsafeMutablePointer<unmerge_error>?
 ) -> unmerge_status {
   door(error) { () throws(UnmergeError) in
-    let x = try view(x, "x")
+    let x = try modelData(x)
     let o = try read(options, "options")
     let watch = try Watch(run)
     guard let out else { throw .null("out") }

@@ -10,7 +10,7 @@ func truncatedSVD(_ x: DataMatrix, _ k: Int, seed: UInt64, _ watch: Watch, round
 ) {
   let l = min(k + 10, x.rows, x.columns)
   let v = try Factor(x.columns, l)
-  for i in 0..<v.values.count { v.values[i] = uniform(seed, 3, i) - 0.5 }
+  for i in 0..<v.values.count { v.values[i] = CounterRandom.uniform(seed, 3, i) - 0.5 }
   let u = try Factor(x.rows, l)
   for _ in 0..<rounds {
     if let stop = watch.poll() { throw stop.error }
@@ -62,9 +62,4 @@ private func orthonormalise(_ f: Factor) throws(UnmergeError) {
       for i in 0..<f.rows { c[i] *= s }
     }
   }
-}
-
-/// Uniform on [0, 1).
-func uniform(_ seed: UInt64, _ stream: UInt64, _ index: Int) -> Double {
-  Double(CounterRandom.bits(seed, stream, UInt64(index)) >> 11) * 0x1p-53
 }

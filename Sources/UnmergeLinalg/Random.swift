@@ -5,6 +5,11 @@ package enum CounterRandom {
     mix(mix(mix(seed) ^ stream) ^ index)
   }
 
+  /// Uniform on [0, 1).
+  package static func uniform(_ seed: UInt64, _ stream: UInt64, _ index: Int) -> Double {
+    Double(bits(seed, stream, UInt64(index)) >> 11) * 0x1p-53
+  }
+
   private static func mix(_ x: UInt64) -> UInt64 {
     var z = x &+ 0x9E37_79B9_7F4A_7C15
     z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9

@@ -55,7 +55,7 @@ struct Thresholding: Sendable {
     guard n > 0, try require(gram, UnsafeBufferPointer(start: all.pointer, count: n), watch) == nil else { return 1 }
     let x: Buffer<Double> = try allocate(n)
     let z: Buffer<Double> = try allocate(n)
-    for j in 0..<n { x[j] = 0.5 + Double(CounterRandom.bits(1, 2, UInt64(j)) >> 11) * 0x1p-53 }
+    for j in 0..<n { x[j] = 0.5 + CounterRandom.uniform(1, 2, j) }
     var value = 1.0
     Threads.withSingleThreadedBLAS {
       for _ in 0..<12 {
